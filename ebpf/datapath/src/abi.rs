@@ -1,0 +1,200 @@
+//! The bytes that kernel and user share: map keys, map values and their fixed sizes.
+//!
+//! Everything here is `repr(C)`, has no implicit padding and has its size asserted at compile
+//! time. Addresses are 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`. A field is in host
+//! order unless its doc says otherwise. What this module does not hold: any decision.
+//!
+//! `tidy` keeps a hash of this file beside [`ABI_VERSION`]: whoever edits one looks at the other.
+
+/// Grows with every change to this file; kept in [`Config::abi`] so that a daemon recognises the
+/// maps of another release.
+pub const ABI_VERSION: u32 = 1;
+
+/// Slots of a ring. A prime, over 100 times the backends of a big service, so that shares differ
+/// by less than 1 % (Eisenbud et al., "Maglev", NSDI 2016, section 5.3) and a ring stays 64 KiB.
+pub const RING_SIZE: usize = 16_381;
+
+/// Frontends by protocol and port: `Protocol::index() << 16 | port`.
+pub const FRONTENDS_MAX: u32 = 2 << 16;
+/// Services by number; number 0 means "none".
+pub const SERVICES_MAX: u32 = 1 << 16;
+/// Backends by number; number 0 means "none". A ring's slot names one in 16 bits.
+pub const BACKENDS_MAX: u32 = 1 << 16;
+/// Nodes by number; number 0 means "none".
+pub const NODES_MAX: u32 = 4_096;
+/// Local tasks: far over what one host runs, small enough to preallocate.
+pub const ENDPOINTS_MAX: u32 = 4_096;
+/// The node's own addresses that serve frontends.
+pub const ADDRESSES_MAX: u32 = 256;
+/// Default size of the flow table at the backend node; the daemon may choose another.
+pub const FLOWS_MAX: u32 = 524_288;
+
+/// VNI of packets on their way from the ingress node to the backend node. Tenant overlays are
+/// numbered from 4096 up and stop below this one.
+pub const VNI_INGRESS: u32 = 0xF0_0001;
+/// VNI of replies on their way back through the ingress node.
+pub const VNI_RETURN: u32 = 0xF0_0002;
+
+/// An IPv6 address in network order, or an IPv4 one as `::ffff:a.b.c.d`.
+pub type Address = [u8; 16];
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// `FRONTENDS[protocol index << 16 | port]`: what a published port stands for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frontend {
+    /// Service number; 0 means that the port is not published.
+    pub service: u16,
+    /// Port that the task listens on.
+    pub target_port: u16,
+    /// Bits for later use (affinity, address restriction); zero now.
+    pub flags: u32,
+}
+
+/// One slot of a ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Backend number; 0 means that the ring is empty.
+    pub backend: u16,
+    /// The slot's backend before a draining one left, or 0: where a flow may still be known.
+    pub alternate: u16,
+}
+
+/// `RINGS[service][0]`: a service's Maglev table in one value, so that one update replaces it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// Slot `i` serves the flows whose hash modulo [`RING_SIZE`] is `i`.
+    pub slots: [Slot; RING_SIZE],
+}
+
+/// `BACKENDS[number]`: where to send.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// The task's address on the ingress network.
+    pub address: Address,
+    /// The task's MAC: names the task at its node.
+    pub mac: Mac,
+    /// Number of the node that runs the task; 0 means that this entry is free.
+    pub node: u16,
+}
+
+/// `NODES[number]`: how to reach a node of the cluster.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The node's data-path address on the underlay; all zero means that this entry is free.
+    pub address: Address,
+    /// MAC of the next hop towards it.
+    pub next_hop: Mac,
+    /// MAC of the uplink that leads there.
+    pub source: Mac,
+    /// Interface index of that uplink, in the daemon's namespace; 0 means that the next hop is
+    /// not known yet, so that XDP leaves the packet to TC.
+    pub ifindex: u32,
+    /// Largest IP packet that the path carries, in bytes.
+    pub mtu: u32,
+}
+
+/// `ENDPOINTS[mac]`: a task of this node. The key is the task's MAC and two zero bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The task's address on the ingress network.
+    pub address: Address,
+    /// Index of the host's side of the task's veth.
+    pub ifindex: u32,
+    /// MAC of the host's side, the task's gateway.
+    pub gateway: Mac,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// Key of `ENDPOINTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointKey {
+    /// The task's MAC.
+    pub mac: Mac,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// Key of `FLOWS`: a flow as the task sees it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    /// The client's address.
+    pub client: Address,
+    /// The task's address.
+    pub task: Address,
+    /// The client's port, network order.
+    pub client_port: u16,
+    /// The task's port, network order.
+    pub task_port: u16,
+    /// IP protocol number, 6 or 17.
+    pub protocol: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+
+/// Value of `FLOWS`: what the client addressed, and the way back to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// The frontend's address: source of the reply.
+    pub frontend: Address,
+    /// The frontend's port, network order.
+    pub frontend_port: u16,
+    /// Number of the ingress node; our own number means that the reply leaves here.
+    pub node: u16,
+    /// Service number, for the counters.
+    pub service: u16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// `CONFIG[0]`: what one node's programs must know about themselves.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// [`ABI_VERSION`] of the daemon that made the maps.
+    pub abi: u32,
+    /// Interface index of the uplink.
+    pub uplink: u32,
+    /// Interface index of the VXLAN device.
+    pub vxlan: u32,
+    /// UDP port of the underlay's VXLAN, host order.
+    pub vxlan_port: u16,
+    /// This node's own number.
+    pub node: u16,
+    /// This node's data-path address: the outer source.
+    pub address: Address,
+}
+
+/// One counter; per CPU in the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets, each segment of a GSO packet as one.
+    pub packets: u64,
+    /// Bytes from the inner Ethernet header on.
+    pub bytes: u64,
+}
+
+const _: () = {
+    assert!(size_of::<Frontend>() == 8);
+    assert!(size_of::<Slot>() == 4);
+    assert!(size_of::<Ring>() == 4 * RING_SIZE);
+    assert!(size_of::<Backend>() == 24);
+    assert!(size_of::<Node>() == 36);
+    assert!(size_of::<Endpoint>() == 28);
+    assert!(size_of::<EndpointKey>() == 8);
+    assert!(size_of::<FlowKey>() == 40);
+    assert!(size_of::<Flow>() == 24);
+    assert!(size_of::<Config>() == 32);
+    assert!(size_of::<Counter>() == 16);
+};
