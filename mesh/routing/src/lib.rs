@@ -11,4 +11,4 @@ pub mod ring;
 
 pub use diff::Step;
 pub use lower::{Lower, TaskLink, TaskPort};
-pub use plan::{Plan, State};
+pub use plan::{Gap, Plan, Problem, State};
