@@ -188,3 +188,6 @@ fn passage(held: &Plan, want: &Plan, ring: &[Slot]) -> Passage {
 fn same_ring(a: &Arc<Vec<Slot>>, b: &Arc<Vec<Slot>>) -> bool {
     Arc::ptr_eq(a, b) || a == b
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,6 +58,9 @@ pub trait Lower: Send + 'static {
     fn detach(&mut self, task_id: &str) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
     /// What the data plane counted, by reason, as (packets, bytes).
+    ///
+    /// # Errors
+    /// A counter could not be read.
     fn counters(&self) -> Result<BTreeMap<String, (u64, u64)>, Self::Error>;
 
     /// What was probed and chosen at load: `xdp=native`, `tc=tcx`, …

@@ -361,3 +361,6 @@ fn put<T: Clone>(table: &mut BTreeMap<u32, T>, number: u32, item: &T, remove: bo
         table.insert(number, item.clone());
     }
 }
+
+#[cfg(test)]
+mod tests;

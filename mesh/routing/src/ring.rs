@@ -170,7 +170,7 @@ mod tests {
     }
 
     /// One of N leaves: its slots must move, and Maglev moves few others. Measured over all leavers
-    /// of rings of 3, 10 and 100: at most 1.4 % of the slots that could have stayed.
+    /// of this seed: at most 6, 94 and 250 of 16381 slots for 3, 10 and 100 backends, 1.5 %.
     #[test]
     fn a_leaver_moves_little_but_its_own_slots() {
         for size in [3_u16, 10, 100] {
