@@ -1,1 +1,26 @@
-//! Placeholder.
+//! Makes one node's kernel equal to a plan.
+//!
+//! [`Dataplane::load`] puts programs and maps into the kernel, pins them and attaches the programs;
+//! [`shoal_routing::Lower`] writes plans and connects tasks; a task in the background keeps next
+//! hops fresh. What is pinned forwards on without this process, and the next one takes it over:
+//! only [`unload`] ends forwarding.
+//!
+//! Which backends and ports there are is decided above, what happens to a packet below.
+
+mod endpoints;
+mod error;
+mod links;
+mod load;
+mod lower;
+mod neighbours;
+mod net;
+mod options;
+mod pins;
+mod sys;
+mod tables;
+mod unload;
+
+pub use error::{Error, LoadError};
+pub use load::Dataplane;
+pub use options::{Options, TcMode, XdpMode};
+pub use unload::unload;

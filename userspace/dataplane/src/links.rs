@@ -1,0 +1,309 @@
+//! Programs on interfaces, so that they stay when this process ends and change without a gap.
+//!
+//! A link is pinned as `links/NAME-IFINDEX`. Loading again swaps the program under the pinned link;
+//! a link whose interface is gone is replaced. Kernels without tcx get a clsact filter at a fixed
+//! place, which survives by itself and is replaced in that place.
+
+use std::error::Error as StdError;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaXdpMode};
+use shoal_datapath::abi::programs;
+use tracing::{debug, info};
+
+use crate::error::{Error, LoadError};
+use crate::net::Interface;
+use crate::options::{TcMode, XdpMode};
+use crate::pins::Pins;
+use crate::sys;
+
+/// Our clsact filter's place: nobody else's default.
+const PRIORITY: u16 = 0x5348;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+type Cause = Box<dyn StdError + Send + Sync>;
+
+/// How TC programs are attached, once that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tc {
+    Tcx,
+    Clsact,
+}
+
+impl Tc {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// Attaches programs and pins their links.
+#[derive(Debug)]
+pub(crate) struct Links {
+    pins: Pins,
+    mode: TcMode,
+    /// What the first attachment found out.
+    tc: Option<Tc>,
+}
+
+impl Links {
+    pub(crate) fn new(pins: Pins, mode: TcMode) -> Self {
+        Self { pins, mode, tc: None }
+    }
+
+    pub(crate) fn tc(&self) -> Option<Tc> {
+        self.tc
+    }
+
+    /// Puts a TC program on an interface's ingress, instead of the one that the last process put
+    /// there as `name`.
+    pub(crate) fn attach_tc(
+        &mut self,
+        ebpf: &mut Ebpf,
+        program: &'static str,
+        name: &str,
+        interface: &Interface,
+    ) -> Result<(), Error> {
+        let attach_failed = |source: Cause| Error::Attach {
+            program,
+            interface: interface.name.clone(),
+            source,
+        };
+        let classifier = classifier(ebpf, program)?;
+        let tc = match (self.tc, self.mode) {
+            (Some(Tc::Clsact), _) | (None, TcMode::Clsact) => Tc::Clsact,
+            (Some(Tc::Tcx), _) | (None, TcMode::Tcx) => {
+                self.attach_tcx(classifier, name, interface).map_err(attach_failed)?;
+                Tc::Tcx
+            }
+            (None, TcMode::Auto) => match self.attach_tcx(classifier, name, interface) {
+                Ok(()) => Tc::Tcx,
+                Err(error) => {
+                    info!(%error, "no tcx links here: using clsact filters");
+                    Tc::Clsact
+                }
+            },
+        };
+        if tc == Tc::Clsact {
+            attach_clsact(classifier, &interface.name).map_err(attach_failed)?;
+            self.remove_pins(name, None)?;
+        } else {
+            self.remove_pins(name, Some(interface.index))?;
+            // A filter of an earlier start in the other mode would see each packet again.
+            detach_clsact(&interface.name);
+        }
+        self.tc = Some(tc);
+        Ok(())
+    }
+
+    fn attach_tcx(
+        &self,
+        program: &mut SchedClassifier,
+        name: &str,
+        interface: &Interface,
+    ) -> Result<(), Cause> {
+        let pin = self.pins.links().join(pin_name(name, interface.index));
+        if pin.exists() {
+            let mut swapped = || -> Result<(), Cause> {
+                let link: SchedClassifierLink =
+                    FdLink::from(PinnedLink::from_pin(&pin)?).try_into()?;
+                let id = program.attach_to_link(link)?;
+                // The pin holds the link; ours may go.
+                drop(program.take_link(id)?);
+                Ok(())
+            };
+            match swapped() {
+                Ok(()) => return Ok(()),
+                // Its interface is gone, and the index is used again.
+                Err(error) => debug!(%error, pin = %pin.display(), "pinned link is of no use"),
+            }
+            std::fs::remove_file(&pin)?;
+        }
+        let id = program.attach_with_options(
+            &interface.name,
+            TcAttachType::Ingress,
+            TcAttachOptions::TcxOrder(LinkOrder::first()),
+        )?;
+        let link: FdLink = program.take_link(id)?.try_into()?;
+        link.pin(&pin)?;
+        Ok(())
+    }
+
+    /// Puts the XDP program on the uplink as `mode` says, and says how it got there.
+    pub(crate) fn attach_xdp(
+        &self,
+        ebpf: &mut Ebpf,
+        mode: XdpMode,
+        uplink: &Interface,
+    ) -> Result<&'static str, LoadError> {
+        let off = |why: &str| {
+            info!(interface = %uplink.name, why, "no XDP: TC does its work");
+            self.remove_pins("xdp-native", None)?;
+            self.remove_pins("xdp-generic", None)?;
+            Ok("off")
+        };
+        match mode {
+            XdpMode::Off => off("not wanted"),
+            XdpMode::Native => {
+                self.xdp(ebpf, "xdp-native", AyaXdpMode::Driver, uplink)
+                    .map_err(|source| feature("run XDP in this driver", source))?;
+                self.remove_pins("xdp-generic", None)?;
+                Ok("native")
+            }
+            XdpMode::Generic => {
+                self.xdp(ebpf, "xdp-generic", AyaXdpMode::Skb, uplink)
+                    .map_err(|source| feature("run XDP on this interface", source))?;
+                self.remove_pins("xdp-native", None)?;
+                Ok("generic")
+            }
+            XdpMode::Auto => {
+                let driver = sys::driver(&uplink.name).unwrap_or_default();
+                if driver == "virtio_net" {
+                    return off("virtio shows packets without their checksum");
+                }
+                match self.xdp(ebpf, "xdp-native", AyaXdpMode::Driver, uplink) {
+                    Ok(()) => {
+                        self.remove_pins("xdp-generic", None)?;
+                        Ok("native")
+                    }
+                    Err(error) => off(&error.to_string()),
+                }
+            }
+        }
+    }
+
+    fn xdp(
+        &self,
+        ebpf: &mut Ebpf,
+        name: &'static str,
+        mode: AyaXdpMode,
+        uplink: &Interface,
+    ) -> Result<(), Cause> {
+        // An interface has one XDP program; the other mode's link must go first. TC sees the
+        // packets of that moment.
+        let other = if name == "xdp-native" { "xdp-generic" } else { "xdp-native" };
+        self.remove_pins(other, None)?;
+        let program: &mut Xdp = ebpf
+            .program_mut(programs::INGRESS_XDP)
+            .ok_or(Error::Object { what: "program", name: programs::INGRESS_XDP })?
+            .try_into()?;
+        let pin = self.pins.links().join(pin_name(name, uplink.index));
+        self.remove_pins(name, Some(uplink.index))?;
+        if pin.exists() {
+            let mut swapped = || -> Result<(), Cause> {
+                let link = FdLink::from(PinnedLink::from_pin(&pin)?).try_into()?;
+                let id = program.attach_to_link(link)?;
+                drop(program.take_link(id)?);
+                Ok(())
+            };
+            match swapped() {
+                Ok(()) => return Ok(()),
+                Err(error) => debug!(%error, pin = %pin.display(), "pinned link is of no use"),
+            }
+            std::fs::remove_file(&pin)?;
+        }
+        let id = program.attach_to_if_index(uplink.index, mode)?;
+        let link: FdLink = program.take_link(id)?.try_into()?;
+        link.pin(&pin)?;
+        Ok(())
+    }
+
+    /// Removes the pinned links called `name` on any interface but one.
+    pub(crate) fn remove_pins(&self, name: &str, but: Option<u32>) -> Result<(), Error> {
+        for pin in self.pins.link_names()? {
+            if let Some((of, index)) = split_pin_name(&pin)
+                && of == name
+                && Some(index) != but
+            {
+                self.pins.remove_link(&pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the pinned links of tasks whose interface is not among these.
+    pub(crate) fn sweep_tasks(&self, interfaces: &[Interface]) -> Result<(), Error> {
+        for pin in self.pins.link_names()? {
+            if let Some((of, index)) = split_pin_name(&pin)
+                && let Some(name) = of.strip_prefix("task-")
+                && !interfaces.iter().any(|known| known.name == name && known.index == index)
+            {
+                self.pins.remove_link(&pin)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Name of the pinned link of a task's interface, without its index.
+pub(crate) fn task_link(interface: &str) -> String {
+    format!("task-{interface}")
+}
+
+fn pin_name(name: &str, ifindex: u32) -> String {
+    format!("{name}-{ifindex}")
+}
+
+fn split_pin_name(pin: &str) -> Option<(&str, u32)> {
+    let (name, index) = pin.rsplit_once('-')?;
+    Some((name, index.parse().ok()?))
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    let missing = Error::Object { what: "program", name };
+    match ebpf.program_mut(name).map(<&mut SchedClassifier>::try_from) {
+        Some(Ok(program)) => Ok(program),
+        _ => Err(missing),
+    }
+}
+
+fn feature(feature: &'static str, source: Cause) -> LoadError {
+    LoadError::Feature { feature, source }
+}
+
+fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), Cause> {
+    // There may be one already, ours or another's; both are right.
+    if let Err(error) = tc::qdisc_add_clsact(interface) {
+        debug!(%error, interface, "clsact");
+    }
+    let held =
+        SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)?;
+    let id = match program.attach_to_link(held) {
+        Ok(id) => id,
+        Err(_) => program.attach_with_options(
+            interface,
+            TcAttachType::Ingress,
+            TcAttachOptions::Netlink(NlOptions {
+                priority: PRIORITY,
+                handle: HANDLE,
+                classid: None,
+            }),
+        )?,
+    };
+    // Dropping it would detach the filter, which must outlive us.
+    std::mem::forget(program.take_link(id)?);
+    Ok(())
+}
+
+/// Removes our clsact filter, if there is one.
+pub(crate) fn detach_clsact(interface: &str) {
+    let held =
+        SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None);
+    drop(held);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_name_tells_what_it_is_and_where() {
+        let pin = pin_name(&task_link("shvabc"), 12);
+        assert_eq!(split_pin_name(&pin), Some(("task-shvabc", 12)));
+        assert_eq!(split_pin_name("uplink"), None);
+    }
+}

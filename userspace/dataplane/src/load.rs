@@ -1,0 +1,308 @@
+//! Puts maps and programs into the kernel, or takes over those of the last process.
+//!
+//! 1. Privileges, pin folder, uplink: what cannot work is said before anything is made.
+//! 2. Maps: pinned ones of this ABI are used as they are, with all flows. Those of another ABI are
+//!    put aside; the programs attached keep forwarding with them until the first plan has filled
+//!    the new maps, then all links change over.
+//! 3. Programs: loaded anew and swapped under the pinned links, without a gap.
+
+use std::path::Path;
+
+use aya::maps::{Array, MapData};
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use shoal_datapath::abi::{ABI_VERSION, Config, maps, programs};
+use shoal_routing::Plan;
+use shoal_routing::plan::address_bytes;
+use tracing::{debug, info, warn};
+
+use crate::error::{Error, LoadError};
+use crate::links::{Links, task_link};
+use crate::neighbours::Neighbours;
+use crate::net::{Interface, Net, errno, failed};
+use crate::options::Options;
+use crate::pins::Pins;
+use crate::tables::{Tables, take};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shoal.o"));
+
+/// Names of the pinned links, without the interface's index.
+const UPLINK_LINK: &str = "uplink-tc";
+const VXLAN_LINK: &str = "vxlan-tc";
+
+/// One node's data plane: programs, maps and tasks' interfaces.
+///
+/// Dropping it leaves everything in the kernel: forwarding goes on.
+pub struct Dataplane {
+    pub(crate) options: Options,
+    pub(crate) ebpf: Ebpf,
+    pub(crate) tables: Tables,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) net: Net,
+    pub(crate) links: Links,
+    pub(crate) uplink: Interface,
+    /// What the kernel holds; unknown at first and after a failed write.
+    pub(crate) held: Option<Plan>,
+    /// What was asked for last.
+    pub(crate) wanted: Option<Plan>,
+    pub(crate) repaired: u64,
+    /// While the maps of another release still forward.
+    pub(crate) changing_over: bool,
+    vxlan: Interface,
+    pins: Pins,
+    xdp: &'static str,
+}
+
+impl Dataplane {
+    /// Loads, or takes over what is pinned.
+    ///
+    /// Must be called, and used, in the network namespace that it is for, on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`LoadError`] says what is missing and what to do; what forwarded before forwards on.
+    pub async fn load(options: Options) -> Result<Self, LoadError> {
+        check_privileges()?;
+        // Kernels before 5.11 count maps against this limit; later ones do not care.
+        if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY) {
+            debug!(%error, "cannot raise the limit of locked memory");
+        }
+        let net = Net::open().map_err(Error::io("open a netlink socket"))?;
+        let uplink = find_uplink(&net, &options).await?;
+        let pins = Pins::open(&options.pin_dir)?;
+        let changing_over = make_room(&pins)?;
+        let mut ebpf = load_object(&pins, &options)?;
+        let vxlan = vxlan_device(&net, &options).await?;
+
+        let mut tables = Tables::take(&mut ebpf, &pins.maps())?;
+        let held = tables.config()?;
+        tables.put_config(Config {
+            abi: ABI_VERSION,
+            uplink: uplink.index,
+            vxlan: vxlan.index,
+            vxlan_port: options.vxlan_port,
+            node: held.node,
+            address: address_bytes(options.data_path_addr),
+        })?;
+        let nodes = take(&mut ebpf, maps::NODES)?;
+        let numbers = take(&mut ebpf, maps::NODE_NUMBERS)?;
+        let neighbours = Neighbours::start(nodes, numbers)?;
+        let links = Links::new(pins.clone(), options.tc);
+        let mut dataplane = Self {
+            options,
+            ebpf,
+            tables,
+            neighbours,
+            net,
+            links,
+            uplink,
+            held: None,
+            wanted: None,
+            repaired: 0,
+            changing_over,
+            vxlan,
+            pins,
+            xdp: "off",
+        };
+        dataplane.refresh_addresses().await?;
+        if !dataplane.changing_over {
+            dataplane.attach_all().await?;
+        }
+        Ok(dataplane)
+    }
+
+    /// How often the kernel was found to hold something else than it was given, in steps.
+    #[must_use]
+    pub fn repaired(&self) -> u64 {
+        self.repaired
+    }
+
+    /// Packets and bytes that clients sent to one service through this node.
+    ///
+    /// # Errors
+    /// The counter could not be read.
+    pub fn service_counter(&self, service: u16) -> Result<(u64, u64), Error> {
+        self.tables.service_counter(service)
+    }
+
+    /// Attaches every program, swapping those that are attached: tasks and tunnel first, so that
+    /// no packet comes in before it could be delivered.
+    pub(crate) async fn attach_all(&mut self) -> Result<(), LoadError> {
+        self.sweep_endpoints().await?;
+        for interface in self.task_interfaces().await? {
+            let link = task_link(&interface.name);
+            self.links.attach_tc(&mut self.ebpf, programs::TASK_TC, &link, &interface)?;
+        }
+        self.links.attach_tc(&mut self.ebpf, programs::MESH_TC, VXLAN_LINK, &self.vxlan)?;
+        self.links.attach_tc(&mut self.ebpf, programs::INGRESS_TC, UPLINK_LINK, &self.uplink)?;
+        self.xdp = self.links.attach_xdp(&mut self.ebpf, self.options.xdp, &self.uplink)?;
+        if self.changing_over {
+            self.pins.forget_old()?;
+            self.changing_over = false;
+        }
+        info!(choices = ?self.chosen(), "data plane attached");
+        Ok(())
+    }
+
+    /// Makes the data-path address and the uplink's other global ones serve frontends.
+    pub(crate) async fn refresh_addresses(&mut self) -> Result<(), Error> {
+        let mut addresses = vec![address_bytes(self.options.data_path_addr)];
+        for (index, address) in self.net.addresses().await? {
+            let address = address_bytes(address);
+            if index == self.uplink.index && !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        self.tables.put_addresses(&addresses)
+    }
+
+    pub(crate) fn chosen(&self) -> Vec<(String, String)> {
+        let tc = self.links.tc().map_or("not attached yet", crate::links::Tc::word);
+        let pairs = [
+            ("xdp", self.xdp.to_owned()),
+            ("tc", tc.to_owned()),
+            ("uplink", self.uplink.name.clone()),
+            ("vxlan", format!("{} port {}", self.vxlan.name, self.options.vxlan_port)),
+            ("abi", ABI_VERSION.to_string()),
+        ];
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// Needs what the calls need, not a certain user.
+fn check_privileges() -> Result<(), LoadError> {
+    const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+    const SYS_ADMIN: u32 = 21;
+    let status = std::fs::read_to_string("/proc/self/status")
+        .map_err(Error::io("read /proc/self/status"))?;
+    let held = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default();
+    let has = |bit: u32| held & (1 << bit) != 0;
+    for (bit, name) in NEEDED {
+        // The older capability stands for CAP_BPF.
+        if !has(bit) && !(name == "CAP_BPF" && has(SYS_ADMIN)) {
+            return Err(LoadError::Privilege { missing: name });
+        }
+    }
+    Ok(())
+}
+
+/// Decides about pinned maps. True: those of another release are put aside and still forward.
+fn make_room(pins: &Pins) -> Result<bool, LoadError> {
+    let pinned = pins.maps().join(maps::CONFIG);
+    if !pinned.exists() {
+        return Ok(pins.has_old());
+    }
+    match pinned_abi(&pinned) {
+        Some(ABI_VERSION) => Ok(pins.has_old()),
+        // Made and never filled in: nothing was attached to them.
+        Some(0) => {
+            pins.remove_maps()?;
+            Ok(pins.has_old())
+        }
+        abi => {
+            warn!(?abi, own = ABI_VERSION, "maps of another release: replaced at the first plan");
+            pins.put_aside()?;
+            Ok(true)
+        }
+    }
+}
+
+/// Version of pinned maps; `None` if even the configuration has another form.
+fn pinned_abi(config: &Path) -> Option<u32> {
+    let data = MapData::from_pin(config).ok()?;
+    let map = aya::maps::Map::from_map_data(data).ok()?;
+    let config = Array::<MapData, Config>::try_from(map).ok()?.get(&0, 0).ok()?;
+    Some(config.abi)
+}
+
+fn load_object(pins: &Pins, options: &Options) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    for name in maps::ALL {
+        loader.map_pin_path(name, pins.maps().join(name));
+    }
+    loader.map_max_entries(maps::FLOWS, options.flows_max);
+    let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Feature {
+        feature: "hold the maps",
+        source: error.into(),
+    })?;
+    for (name, program) in ebpf.programs_mut() {
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => {
+                debug!(name, "a program that is not ours to load");
+                Ok(())
+            }
+        };
+        loaded.map_err(|error| LoadError::Feature {
+            feature: "run the programs",
+            source: format!("{name}: {error}").into(),
+        })?;
+    }
+    Ok(ebpf)
+}
+
+async fn find_uplink(net: &Net, options: &Options) -> Result<Interface, LoadError> {
+    let addresses = net.addresses().await?;
+    let holder = addresses.iter().find(|(_, address)| *address == options.data_path_addr);
+    let found = match (&options.uplink, holder) {
+        (Some(name), _) => net
+            .by_name(name)
+            .await?
+            .ok_or_else(|| LoadError::Uplink(format!("interface {name} does not exist")))?,
+        (None, Some((index, _))) => net
+            .by_index(*index)
+            .await?
+            .ok_or_else(|| LoadError::Uplink(format!("interface {index} went away")))?,
+        (None, None) => {
+            let address = options.data_path_addr;
+            return Err(LoadError::Uplink(format!("no interface has the address {address}")));
+        }
+    };
+    if found.mac.is_none() {
+        let name = found.name;
+        return Err(LoadError::Uplink(format!("interface {name} is no Ethernet interface")));
+    }
+    Ok(found)
+}
+
+/// The VXLAN device, made or found, and up.
+async fn vxlan_device(net: &Net, options: &Options) -> Result<Interface, LoadError> {
+    let name = options.vxlan_name();
+    let port = options.vxlan_port;
+    let in_use = |error: rtnetlink::Error, what| match errno(&error) {
+        Some(libc::EEXIST | libc::EADDRINUSE) => LoadError::VxlanPort { port },
+        _ => failed(&name, what)(error).into(),
+    };
+    let mut device = net.by_name(&name).await?;
+    if let Some(found) = &device {
+        match found.vxlan {
+            Some((held, true)) if held == port => {}
+            Some((_, true)) => {
+                net.remove(found.index).await?;
+                device = None;
+            }
+            _ => {
+                let alias = found.alias.clone();
+                return Err(Error::Taken { interface: name, alias }.into());
+            }
+        }
+    }
+    if device.is_none() {
+        net.add_vxlan(&name, port).await.map_err(|error| in_use(error, "make it"))?;
+        device = net.by_name(&name).await?;
+    }
+    let device = device.ok_or_else(|| Error::Missing { interface: name.clone() })?;
+    if let Err(error) = net.no_own_address(device.index).await {
+        debug!(%error, interface = %name, "the kernel gives it an IPv6 address of its own");
+    }
+    if let Err(error) = net.set_up(device.index).await {
+        net.remove(device.index).await?;
+        return Err(in_use(error, "set it up"));
+    }
+    Ok(device)
+}

@@ -1,0 +1,106 @@
+//! The upper half's calls: plans, tasks, counters.
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+
+use shoal_datapath::abi::{Backend, Config, Frontend};
+use shoal_routing::diff::{Step, diff};
+use shoal_routing::{Lower, Plan, TaskLink, TaskPort};
+use tracing::warn;
+
+use crate::error::{Error, LoadError};
+use crate::load::Dataplane;
+
+impl Lower for Dataplane {
+    type Error = Error;
+
+    async fn apply(&mut self, plan: &Plan) -> Result<usize, Error> {
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => self.read()?,
+        };
+        let steps = diff(&held, plan);
+        self.wanted = Some(plan.clone());
+        for step in &steps {
+            // On failure `held` stays unknown, so the next call reads what there really is.
+            self.step(step)?;
+        }
+        self.held = Some(plan.clone());
+        if self.changing_over {
+            self.attach_all().await.map_err(|error| match error {
+                LoadError::Other(error) => error,
+                error => Error::Io {
+                    what: "change over to this release".into(),
+                    source: std::io::Error::other(error),
+                },
+            })?;
+        }
+        Ok(steps.len())
+    }
+
+    async fn attach(
+        &mut self,
+        link: &TaskLink,
+        netns: BorrowedFd<'_>,
+    ) -> Result<TaskPort, Error> {
+        self.attach_task(link, netns).await
+    }
+
+    async fn detach(&mut self, task_id: &str) -> Result<(), Error> {
+        self.detach_task(task_id).await
+    }
+
+    fn counters(&self) -> Result<BTreeMap<String, (u64, u64)>, Error> {
+        self.tables.counters()
+    }
+
+    fn choices(&self) -> Vec<(String, String)> {
+        self.chosen()
+    }
+}
+
+impl Dataplane {
+    /// Reads what the kernel really holds.
+    ///
+    /// # Errors
+    /// A map could not be read.
+    pub fn read(&self) -> Result<Plan, Error> {
+        let nodes = self.neighbours.read()?;
+        Ok(Plan { nodes, ..self.tables.read()? })
+    }
+
+    /// Compares the kernel with the last plan and the interfaces, and repairs what differs.
+    /// Returns how many steps that took; [`Dataplane::repaired`] adds them up.
+    ///
+    /// # Errors
+    /// A map or an interface could not be read or written.
+    pub async fn resync(&mut self) -> Result<usize, Error> {
+        self.refresh_addresses().await?;
+        self.sweep_endpoints().await?;
+        let Some(wanted) = self.wanted.clone() else { return Ok(0) };
+        self.held = None;
+        let steps = self.apply(&wanted).await?;
+        if steps > 0 {
+            warn!(steps, "the kernel held something else than the plan: repaired");
+            self.repaired += steps as u64;
+        }
+        Ok(steps)
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Own(node) => {
+                let config = self.tables.config()?;
+                self.tables.put_config(Config { node: *node, ..config })
+            }
+            Step::PutNode(number, address) => self.neighbours.put(*number, *address),
+            Step::DropNode(number) => self.neighbours.remove(*number),
+            Step::PutBackend(number, backend) => self.tables.put_backend(*number, *backend),
+            Step::DropBackend(number) => self.tables.put_backend(*number, Backend::default()),
+            Step::PutRing(service, ring) => self.tables.put_ring(*service, ring),
+            Step::DropRing(service) => self.tables.drop_ring(*service),
+            Step::PutFrontend(key, frontend) => self.tables.put_frontend(*key, *frontend),
+            Step::DropFrontend(key) => self.tables.put_frontend(*key, Frontend::default()),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! The entries of `NODES`: each node's address and, kept fresh in the background, the next hop
+//! towards it.
+//!
+//! The kernel is asked for the route, and told to keep the next hop resolved ("managed"
+//! neighbours, Linux 5.16). It reports every change of links, routes and neighbours; on each, and
+//! whenever reports were lost, all next hops are read again. While one is not known, the entry
+//! has interface 0: XDP then leaves its packets to TC, whose tunnel lets the kernel resolve.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap as StdHashMap};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, MapData};
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use rtnetlink::packet_core::NetlinkPayload;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage,
+    NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
+};
+use rtnetlink::{MulticastGroup, RouteMessageBuilder};
+use shoal_datapath::abi::{Address, Mac, NODES_MAX, Node, maps};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tracing::{debug, warn};
+
+use crate::error::Error;
+use crate::net::{Interface, Net};
+use crate::sys;
+use crate::tables::{failed, fd, remove};
+
+/// Everything is read again after this long without a report: a guard against what we did not
+/// think of, not the way that changes are found.
+const REREAD: Duration = Duration::from_secs(30);
+/// Pause before the socket is opened again after it failed.
+const REOPEN: Duration = Duration::from_millis(200);
+
+const GROUPS: [MulticastGroup; 6] = [
+    MulticastGroup::Neigh,
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+];
+
+/// The way to a node, as far as this host's own links go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Hop {
+    next_hop: Mac,
+    source: Mac,
+    ifindex: u32,
+    mtu: u32,
+}
+
+/// `NODES` and `NODE_NUMBERS`, shared by the plan's writer and the task in the background.
+pub(crate) struct Neighbours {
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    nodes: Mutex<Nodes>,
+    changed: Notify,
+}
+
+struct Nodes {
+    map: Array<MapData, Node>,
+    numbers: HashMap<MapData, Address, u32>,
+    wanted: BTreeMap<u16, Address>,
+    hops: StdHashMap<Address, Hop>,
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Neighbours {
+    /// Takes the maps over as they are and starts to keep them fresh.
+    pub(crate) fn start(
+        map: Array<MapData, Node>,
+        numbers: HashMap<MapData, Address, u32>,
+    ) -> Result<Self, Error> {
+        let mut nodes =
+            Nodes { map, numbers, wanted: BTreeMap::new(), hops: StdHashMap::new() };
+        nodes.wanted = nodes.read()?;
+        // What the last process knew is right until the kernel says otherwise.
+        nodes.hops = nodes.read_hops()?;
+        let shared = Arc::new(Shared { nodes: Mutex::new(nodes), changed: Notify::new() });
+        let task = tokio::spawn(keep_fresh(Arc::clone(&shared)));
+        Ok(Self { shared, task })
+    }
+
+    /// Addresses by number, as the kernel holds them; what `NODE_NUMBERS` holds besides is removed.
+    pub(crate) fn read(&self) -> Result<BTreeMap<u16, Address>, Error> {
+        let mut nodes = self.shared.nodes.lock();
+        nodes.wanted = nodes.read()?;
+        nodes.repair_numbers()?;
+        Ok(nodes.wanted.clone())
+    }
+
+    pub(crate) fn put(&self, number: u16, address: Address) -> Result<(), Error> {
+        self.shared.nodes.lock().put(number, address)?;
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self, number: u16) -> Result<(), Error> {
+        self.shared.nodes.lock().remove(number)?;
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+}
+
+impl Nodes {
+    fn read_entries(&self) -> Result<Vec<(u16, Node)>, Error> {
+        let io = |source| Error::Map {
+            map: maps::NODES,
+            source: aya::maps::MapError::IoError(source),
+        };
+        let entries: Vec<Node> = sys::read_array(fd(&self.map), NODES_MAX).map_err(io)?;
+        let used = |(_, node): &(u16, Node)| *node != Node::default();
+        Ok((0..).zip(entries).filter(used).collect())
+    }
+
+    fn read(&self) -> Result<BTreeMap<u16, Address>, Error> {
+        Ok(self.read_entries()?.into_iter().map(|(number, node)| (number, node.address)).collect())
+    }
+
+    fn read_hops(&self) -> Result<StdHashMap<Address, Hop>, Error> {
+        let known = |(_, node): (u16, Node)| {
+            let Node { address, next_hop, source, ifindex, mtu } = node;
+            (ifindex != 0).then_some((address, Hop { next_hop, source, ifindex, mtu }))
+        };
+        Ok(self.read_entries()?.into_iter().filter_map(known).collect())
+    }
+
+    /// Makes `NODE_NUMBERS` the inverse of `NODES`.
+    fn repair_numbers(&mut self) -> Result<(), Error> {
+        let right: StdHashMap<Address, u32> =
+            self.wanted.iter().map(|(number, address)| (*address, u32::from(*number))).collect();
+        let held: StdHashMap<Address, u32> = self.numbers.iter().filter_map(Result::ok).collect();
+        for (address, number) in &right {
+            if held.get(address) != Some(number) {
+                self.put_number(*address, *number)?;
+            }
+        }
+        for address in held.keys().filter(|address| !right.contains_key(*address)) {
+            remove(&mut self.numbers, address, maps::NODE_NUMBERS)?;
+        }
+        Ok(())
+    }
+
+    fn put_number(&mut self, address: Address, number: u32) -> Result<(), Error> {
+        self.numbers.insert(address, number, 0).map_err(failed(maps::NODE_NUMBERS))
+    }
+
+    fn put(&mut self, number: u16, address: Address) -> Result<(), Error> {
+        let before = self.wanted.insert(number, address);
+        self.write(number, address)?;
+        self.put_number(address, number.into())?;
+        self.forget_number(before.filter(|before| *before != address), number)
+    }
+
+    fn remove(&mut self, number: u16) -> Result<(), Error> {
+        let before = self.wanted.remove(&number);
+        self.map.set(number.into(), Node::default(), 0).map_err(failed(maps::NODES))?;
+        self.forget_number(before, number)
+    }
+
+    /// Removes an address that this number had, unless another node has it now.
+    fn forget_number(&mut self, address: Option<Address>, number: u16) -> Result<(), Error> {
+        match address {
+            Some(address) if self.numbers.get(&address, 0).ok() == Some(number.into()) => {
+                remove(&mut self.numbers, &address, maps::NODE_NUMBERS)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&mut self, number: u16, address: Address) -> Result<(), Error> {
+        let Hop { next_hop, source, ifindex, mtu } =
+            self.hops.get(&address).copied().unwrap_or_default();
+        let node = Node { address, next_hop, source, ifindex, mtu };
+        self.map.set(number.into(), node, 0).map_err(failed(maps::NODES))
+    }
+
+    /// Takes what was found out and writes the entries that change by it.
+    fn learn(&mut self, hops: StdHashMap<Address, Hop>) -> Result<(), Error> {
+        let wanted = self.wanted.clone();
+        let before = std::mem::replace(&mut self.hops, hops);
+        for (number, address) in wanted {
+            if before.get(&address) != self.hops.get(&address) {
+                debug!(node.number = number, hop = ?self.hops.get(&address), "next hop");
+                self.write(number, address)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs until it is aborted; reopens its sockets when they fail.
+async fn keep_fresh(shared: Arc<Shared>) {
+    let mut managed = BTreeSet::new();
+    loop {
+        if let Err(error) = follow(&shared, &mut managed).await {
+            warn!(%error, "next hops: netlink failed, trying again");
+        }
+        tokio::time::sleep(REOPEN).await;
+    }
+}
+
+async fn follow(shared: &Shared, managed: &mut BTreeSet<(u32, IpAddr)>) -> Result<(), Error> {
+    let io = Error::io("open a netlink socket for reports");
+    let (connection, _handle, mut reports) =
+        rtnetlink::new_multicast_connection(&GROUPS).map_err(io)?;
+    let _connection = AbortOnDrop(tokio::spawn(connection));
+    // Questions have their own socket, so that lost reports never take an answer with them.
+    let net = Net::open().map_err(Error::io("open a netlink socket"))?;
+    loop {
+        let addresses: BTreeSet<Address> =
+            shared.nodes.lock().wanted.values().copied().collect();
+        let hops = resolve(&net, &addresses, managed).await?;
+        shared.nodes.lock().learn(hops)?;
+        loop {
+            tokio::select! {
+                () = shared.changed.notified() => break,
+                () = tokio::time::sleep(REREAD) => break,
+                report = reports.next() => match report {
+                    None => return Ok(()),
+                    Some((message, _)) => if matters(&message.payload, managed) {
+                        break;
+                    },
+                },
+            }
+        }
+    }
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether a report can change a next hop. What is no report (an overrun) always can.
+fn matters(
+    payload: &NetlinkPayload<RouteNetlinkMessage>,
+    managed: &BTreeSet<(u32, IpAddr)>,
+) -> bool {
+    match payload {
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewNeighbour(message) | RouteNetlinkMessage::DelNeighbour(message),
+        ) => destination(message)
+            .is_some_and(|address| managed.contains(&(message.header.ifindex, address))),
+        _ => true,
+    }
+}
+
+/// Finds the next hop of every address, and has the kernel keep those resolved.
+async fn resolve(
+    net: &Net,
+    addresses: &BTreeSet<Address>,
+    managed: &mut BTreeSet<(u32, IpAddr)>,
+) -> Result<StdHashMap<Address, Hop>, Error> {
+    let interfaces: StdHashMap<u32, Interface> = net
+        .interfaces()
+        .await?
+        .into_iter()
+        .map(|interface| (interface.index, interface))
+        .collect();
+    let known: StdHashMap<(u32, IpAddr), NeighbourMessage> = neighbours(net).await?;
+    let mut hops = StdHashMap::new();
+    let mut now_managed = BTreeSet::new();
+    for address in addresses {
+        let node = Ipv6Addr::from(*address).to_canonical();
+        let Some(way) = route(net, node).await else { continue };
+        let Some(interface) = interfaces.get(&way.ifindex) else { continue };
+        let key = (way.ifindex, way.next_hop);
+        now_managed.insert(key);
+        let neighbour = known.get(&key);
+        if !neighbour.is_some_and(|known| is_managed(known) || is_permanent(known)) {
+            manage(net, key, true).await;
+        }
+        let next_hop = neighbour.and_then(resolved);
+        if let (Some(next_hop), Some(source), true) = (next_hop, interface.mac, interface.up) {
+            let mtu = way.mtu.unwrap_or(interface.mtu).min(interface.mtu);
+            hops.insert(*address, Hop { next_hop, source, ifindex: way.ifindex, mtu });
+        }
+    }
+    for key in managed.difference(&now_managed) {
+        manage(net, *key, false).await;
+    }
+    *managed = now_managed;
+    Ok(hops)
+}
+
+/// Where the kernel would send a packet to a node.
+struct Way {
+    ifindex: u32,
+    next_hop: IpAddr,
+    mtu: Option<u32>,
+}
+
+/// The kernel's route to a node; `None` while there is none, and for this host itself.
+async fn route(net: &Net, node: IpAddr) -> Option<Way> {
+    let question = match node {
+        IpAddr::V4(node) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
+            .destination_prefix(node, 32)
+            .build(),
+        IpAddr::V6(node) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(node, 128)
+            .build(),
+    };
+    let answer = net.handle.route().get(question).execute().boxed().try_next().await;
+    let answer: RouteMessage = answer.ok().flatten()?;
+    if answer.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut way = Way { ifindex: 0, next_hop: node, mtu: None };
+    for attribute in answer.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => way.ifindex = index,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => way.next_hop = address.into(),
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => way.next_hop = address.into(),
+            RouteAttribute::Metrics(metrics) => {
+                way.mtu = metrics.into_iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    (way.ifindex != 0).then_some(way)
+}
+
+async fn neighbours(net: &Net) -> Result<StdHashMap<(u32, IpAddr), NeighbourMessage>, Error> {
+    let all: Vec<NeighbourMessage> = net
+        .handle
+        .neighbours()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(crate::net::failed("*", "list neighbours"))?;
+    let by_key = all.into_iter().filter_map(|message| {
+        let address = destination(&message)?;
+        Some(((message.header.ifindex, address), message))
+    });
+    Ok(by_key.collect())
+}
+
+fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+            Some(IpAddr::from(*address))
+        }
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+            Some(IpAddr::from(*address))
+        }
+        _ => None,
+    })
+}
+
+/// A neighbour's MAC, in the states in which the kernel itself would use it.
+fn resolved(message: &NeighbourMessage) -> Option<Mac> {
+    use NeighbourState::{Delay, Permanent, Probe, Reachable, Stale};
+    if !matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent) {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(mac) => Mac::try_from(mac.as_slice()).ok(),
+        _ => None,
+    })
+}
+
+fn is_managed(message: &NeighbourMessage) -> bool {
+    message.attributes.iter().any(|attribute| match attribute {
+        NeighbourAttribute::ExtFlags(flags) => flags.contains(NeighbourExtFlags::Managed),
+        _ => false,
+    })
+}
+
+fn is_permanent(message: &NeighbourMessage) -> bool {
+    message.header.state == NeighbourState::Permanent
+}
+
+/// Has the kernel keep a neighbour resolved, or lets it go again. What it knows of it stays.
+///
+/// A failure is only logged: TC's tunnel resolves the neighbour with the first packet, too.
+pub(crate) async fn manage(net: &Net, (ifindex, address): (u32, IpAddr), on: bool) {
+    let mut request = net
+        .handle
+        .neighbours()
+        .add(ifindex, address)
+        .state(NeighbourState::None)
+        .flags(NeighbourFlags::Use)
+        .replace();
+    if on {
+        let managed = NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed);
+        request.message_mut().attributes.push(managed);
+    }
+    if let Err(error) = request.execute().await {
+        debug!(%address, ifindex, on, %error, "cannot manage neighbour");
+    }
+}
+
+/// Neighbours on an interface that the kernel keeps resolved for someone.
+pub(crate) async fn managed_on(net: &Net, ifindex: u32) -> Result<Vec<(IpAddr, Mac)>, Error> {
+    let all = neighbours(net).await?;
+    let ours = all.into_iter().filter(|((index, _), _)| *index == ifindex);
+    Ok(ours
+        .filter(|(_, message)| is_managed(message))
+        .filter_map(|((_, address), message)| Some((address, resolved(&message)?)))
+        .collect())
+}

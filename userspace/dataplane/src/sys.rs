@@ -1,0 +1,155 @@
+//! The few system calls that no crate wraps: reading a map in batches, deleting from an array of
+//! maps, an interface's driver, and a netlink socket in another network namespace.
+
+#![allow(unsafe_code, reason = "bpf(2), ioctl(2) and setns(2) have no safe wrapper for this")]
+
+use std::ffi::{c_char, c_ulong};
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use aya::Pod;
+use nix::sched::{CloneFlags, setns};
+
+/// Commands of bpf(2), `enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`.
+const MAP_DELETE_ELEM: libc::c_long = 3;
+const MAP_LOOKUP_BATCH: libc::c_long = 24;
+
+/// `bpf_attr` for deleting one element.
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `bpf_attr` for batches.
+#[repr(C)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// Deletes the inner map at `index` of an array of maps. That it was free already is no error.
+pub(crate) fn delete_inner_map(map: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        pad: 0,
+        key: (&raw const index) as u64,
+        value: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` has the layout of the command's part of `bpf_attr`, its size is passed, and
+    // the key that it points to outlives the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, MAP_DELETE_ELEM, &raw const attr, size_of::<ElementAttr>())
+    };
+    match done {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            error => Err(error),
+        },
+    }
+}
+
+/// Reads all `count` values of an array map with few calls: one by one, 131072 frontends would
+/// cost a restart a tenth of a second.
+pub(crate) fn read_array<T: Pod + Default>(
+    map: BorrowedFd<'_>,
+    count: u32,
+) -> io::Result<Vec<T>> {
+    let mut keys = vec![0_u32; count as usize];
+    let mut values = vec![T::default(); count as usize];
+    let mut position = 0_u32;
+    let mut done = 0_u32;
+    while done < count {
+        let mut attr = BatchAttr {
+            in_batch: if done == 0 { 0 } else { (&raw const position) as u64 },
+            out_batch: (&raw mut position) as u64,
+            keys: (&raw mut keys[done as usize]) as u64,
+            values: (&raw mut values[done as usize]) as u64,
+            count: count - done,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: `attr` has the layout of the command's part of `bpf_attr`. The kernel writes at
+        // most `count` keys and values, which the buffers have room for from `done` on, and one
+        // key to `position`; all outlive the call. Any bytes are a valid `T`, since it is `Pod`.
+        // The caller's map has 4-byte keys and values of the size of `T`: aya has checked that.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+        };
+        done += attr.count;
+        if result != 0 {
+            let error = io::Error::last_os_error();
+            // The kernel's word for "that was the last one".
+            if error.raw_os_error() == Some(libc::ENOENT) {
+                break;
+            }
+            return Err(error);
+        }
+    }
+    values.truncate(done as usize);
+    Ok(values)
+}
+
+/// Name of an interface's driver, as `ethtool -i` shows it.
+pub(crate) fn driver(interface: &str) -> io::Result<String> {
+    const GET_DRIVER_INFO: u32 = 3;
+    const SIOCETHTOOL: c_ulong = 0x8946;
+    /// `struct ethtool_drvinfo`.
+    #[repr(C)]
+    struct DriverInfo {
+        cmd: u32,
+        driver: [u8; 32],
+        rest: [u8; 160],
+    }
+    let mut info = DriverInfo { cmd: GET_DRIVER_INFO, driver: [0; 32], rest: [0; 160] };
+    // SAFETY: `ifreq` is plain data and all zero is one of its values.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero, as the end of the name.
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(interface.bytes()) {
+        *to = from as c_char;
+    }
+    request.ifr_ifru.ifru_data = (&raw mut info).cast();
+    // SAFETY: no pointer is passed; the result is checked before it is owned.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the socket was just made and nobody else owns it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: the request names an `ethtool_drvinfo` of the size that the kernel writes, and both
+    // outlive the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// Runs `work` on a thread of its own inside `netns`; this thread stays where it is.
+///
+/// A socket belongs to the namespace it was opened in, so one that `work` returns keeps serving it.
+pub(crate) fn in_netns<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            work()
+        });
+        inside.join().map_err(|_| io::Error::other("the thread in the namespace panicked"))?
+    })
+}
