@@ -26,6 +26,8 @@ pub const NODES_MAX: u32 = 4_096;
 pub const ENDPOINTS_MAX: u32 = 4_096;
 /// The node's own addresses that serve frontends.
 pub const ADDRESSES_MAX: u32 = 256;
+/// Counters by [`Reason`](crate::Reason), with room for more of them.
+pub const COUNTERS_MAX: u32 = 64;
 /// Default size of the flow table at the backend node; the daemon may choose another.
 pub const FLOWS_MAX: u32 = 524_288;
 
@@ -34,6 +36,64 @@ pub const FLOWS_MAX: u32 = 524_288;
 pub const VNI_INGRESS: u32 = 0xF0_0001;
 /// VNI of replies on their way back through the ingress node.
 pub const VNI_RETURN: u32 = 0xF0_0002;
+
+/// Bytes that the mesh puts before a packet: Ethernet, IPv4, UDP and VXLAN.
+pub const OVERHEAD: u32 = 14 + 20 + 8 + 8;
+/// Inner source MAC of a packet whose slot has no alternate. Not zero: Linux 6.10 and later drop
+/// VXLAN packets whose inner source is no valid unicast address.
+pub const NO_ALTERNATE: Mac = *b"\x02SHOAL";
+
+/// Names of the maps in the object, which are their file names where they are pinned, too.
+pub mod maps {
+    /// Published ports.
+    pub const FRONTENDS: &str = "FRONTENDS";
+    /// The node's own addresses that serve frontends; the value is 1.
+    pub const ADDRESSES: &str = "ADDRESSES";
+    /// Rings by service.
+    pub const RINGS: &str = "RINGS";
+    /// Backends by number.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// Nodes by number.
+    pub const NODES: &str = "NODES";
+    /// Node numbers by data-path address.
+    pub const NODE_NUMBERS: &str = "NODE_NUMBERS";
+    /// Local tasks by MAC.
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// Remembered flows.
+    pub const FLOWS: &str = "FLOWS";
+    /// The node's configuration.
+    pub const CONFIG: &str = "CONFIG";
+    /// Counters by reason.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Counters by service, at the ingress node.
+    pub const SERVICES: &str = "SERVICES";
+    /// All of them.
+    pub const ALL: [&str; 11] = [
+        FRONTENDS,
+        ADDRESSES,
+        RINGS,
+        BACKENDS,
+        NODES,
+        NODE_NUMBERS,
+        ENDPOINTS,
+        FLOWS,
+        CONFIG,
+        COUNTERS,
+        SERVICES,
+    ];
+}
+
+/// Names of the programs in the object.
+pub mod programs {
+    /// XDP at the uplink.
+    pub const INGRESS_XDP: &str = "ingress_xdp";
+    /// TC ingress at the uplink.
+    pub const INGRESS_TC: &str = "ingress_tc";
+    /// TC ingress at the VXLAN device.
+    pub const MESH_TC: &str = "mesh_tc";
+    /// TC ingress at the host's side of a task's veth.
+    pub const TASK_TC: &str = "task_tc";
+}
 
 /// An IPv6 address in network order, or an IPv4 one as `::ffff:a.b.c.d`.
 pub type Address = [u8; 16];
@@ -66,7 +126,7 @@ pub struct Slot {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ring {
-    /// Slot `i` serves the flows whose hash modulo [`RING_SIZE`] is `i`.
+    /// Slot `i` serves the flows for whose hash [`slot`](crate::hash::slot) is `i`.
     pub slots: [Slot; RING_SIZE],
 }
 
@@ -114,7 +174,7 @@ pub struct Endpoint {
 }
 
 /// Key of `ENDPOINTS`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointKey {
     /// The task's MAC.
@@ -123,8 +183,8 @@ pub struct EndpointKey {
     pub pad: [u8; 2],
 }
 
-/// Key of `FLOWS`: a flow as the task sees it.
-#[repr(C)]
+/// Key of `FLOWS`: a flow as the task sees it. Aligned, so that programs write it in words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FlowKey {
     /// The client's address.
@@ -142,7 +202,7 @@ pub struct FlowKey {
 }
 
 /// Value of `FLOWS`: what the client addressed, and the way back to it.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flow {
     /// The frontend's address: source of the reply.

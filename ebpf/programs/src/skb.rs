@@ -1,0 +1,248 @@
+//! A packet in TC as the datapath's socket buffer.
+//!
+//! `BPF_PROG_TEST_RUN` can neither put a packet in a tunnel nor show where a redirection leads. So
+//! with [`TEST`] set by the test bed, what would come from the tunnel is read from the control
+//! block, and what was decided is noted there besides being done. With [`TEST`] zero, as the
+//! daemon loads it, the verifier removes those branches.
+
+use aya_ebpf::{
+    EbpfContext as _, Global,
+    bindings::{
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_ZERO_CSUM_TX, TC_ACT_OK,
+        TC_ACT_SHOT, bpf_tunnel_key,
+    },
+    helpers::{
+        bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_set_tunnel_key,
+    },
+    programs::TcContext,
+};
+use shoal_datapath::{
+    Packet, Tunnel, Verdict,
+    abi::Address,
+    packet::{Protocol, WRITABLE, mapped, unmapped},
+};
+
+/// One when the test bed has loaded the programs.
+#[unsafe(no_mangle)]
+static TEST: Global<u32> = Global::new(0);
+
+/// `PACKET_HOST` of the kernel: addressed to this host.
+const PACKET_HOST: u32 = 0;
+
+/// Words of the control block in tests: VNI and remote address, in and out; what is redirected
+/// how, and where to; whether the frame is another host's.
+mod note {
+    pub const VNI: usize = 0;
+    pub const REMOTE: usize = 1;
+    pub const KIND: usize = 2;
+    pub const INTERFACE: usize = 3;
+    pub const OTHER_HOST: usize = 4;
+}
+
+/// A packet in the kernel's stack.
+pub struct Skb {
+    ctx: TcContext,
+}
+
+impl Skb {
+    /// Wraps the program's context and makes the headers readable.
+    ///
+    /// After GRO or out of a tunnel the first bytes may lie in a fragment of the buffer.
+    #[inline(always)]
+    pub fn new(ctx: TcContext) -> Self {
+        if ctx.data() + WRITABLE > ctx.data_end() {
+            let length = ctx.len();
+            let wanted = if length < WRITABLE as u32 { length } else { WRITABLE as u32 };
+            // A failure leaves the packet short, which the datapath sees.
+            let _ = ctx.skb.pull_data(wanted);
+        }
+        Self { ctx }
+    }
+
+    /// Does what the verdict says.
+    #[inline(always)]
+    pub fn act(&mut self, verdict: Verdict) -> i32 {
+        if TEST.load() != 0 {
+            let (kind, interface) = match verdict {
+                Verdict::Redirect(interface) => (1, interface),
+                Verdict::Peer(interface) => (2, interface),
+                Verdict::Neighbour(interface) => (3, interface),
+                _ => (0, 0),
+            };
+            self.note(note::KIND, kind);
+            self.note(note::INTERFACE, interface);
+        }
+        match verdict {
+            Verdict::Pass => TC_ACT_OK as i32,
+            // SAFETY: the helpers take numbers, and no pointer but a null one.
+            Verdict::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
+            // SAFETY: as above.
+            Verdict::Peer(interface) => unsafe { bpf_redirect_peer(interface, 0) as i32 },
+            Verdict::Neighbour(interface) => {
+                // SAFETY: as above.
+                unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
+            }
+            _ => TC_ACT_SHOT as i32,
+        }
+    }
+
+    #[inline(always)]
+    fn noted(&self, word: usize) -> u32 {
+        // SAFETY: the context is valid as long as the program runs; `word` is below five. Volatile,
+        // because the verifier refuses a context's field whose offset is computed.
+        unsafe { (&raw const (*self.ctx.skb.skb).cb[word]).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn note(&mut self, word: usize, value: u32) {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.ctx.skb.skb).cb[word]).write_volatile(value) };
+    }
+
+    #[inline(always)]
+    fn skb(&self) -> *mut __sk_buff {
+        self.ctx.as_ptr().cast()
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn head<const N: usize>(&self) -> Option<&[u8; N]> {
+        let start = self.ctx.data();
+        if start + N > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: the bytes lie before `data_end`, and the borrow ends before the packet changes.
+        Some(unsafe { &*(start as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn head_mut<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        let start = self.ctx.data();
+        if start + N > self.ctx.data_end() {
+            return None;
+        }
+        // SAFETY: as above; the borrow is exclusive.
+        Some(unsafe { &mut *(start as *mut [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn holds(&self, bytes: u32) -> bool {
+        self.ctx.len() >= bytes
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.ctx.len()
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        // SAFETY: the context is valid as long as the program runs.
+        unsafe { (*self.ctx.skb.skb).ifindex }
+    }
+}
+
+impl shoal_datapath::Skb for Skb {
+    #[inline(always)]
+    fn segments(&self) -> u32 {
+        // SAFETY: the context is valid as long as the program runs.
+        match unsafe { (*self.ctx.skb.skb).gso_segs } {
+            0 => 1,
+            segments => segments,
+        }
+    }
+
+    #[inline(always)]
+    fn is_for_this_host(&self) -> bool {
+        if TEST.load() != 0 {
+            return self.noted(note::OTHER_HOST) == 0;
+        }
+        // SAFETY: the context is valid as long as the program runs.
+        unsafe { (*self.ctx.skb.skb).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
+    fn claim(&mut self) {
+        // SAFETY: no reference into the packet outlives the exclusive borrow of `self`.
+        unsafe { bpf_skb_change_type(self.skb(), PACKET_HOST) };
+    }
+
+    #[inline(always)]
+    fn tunnel(&self) -> Option<Tunnel> {
+        if TEST.load() != 0 {
+            let (vni, remote) = (self.noted(note::VNI), self.noted(note::REMOTE));
+            let tunnel = Tunnel { vni, remote: mapped(remote.to_be_bytes()) };
+            return if vni == 0 { None } else { Some(tunnel) };
+        }
+        // SAFETY: all zero is a value of these integers.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        // SAFETY: the helper fills at most the size that it is told.
+        let rc = unsafe {
+            bpf_skb_get_tunnel_key(self.skb(), &raw mut key, size_of_val(&key) as u32, 0)
+        };
+        if rc != 0 {
+            return None;
+        }
+        // SAFETY: without the IPv6 flag the kernel answers for IPv4 tunnels only.
+        let remote = unsafe { key.__bindgen_anon_1.remote_ipv4 };
+        Some(Tunnel { vni: key.tunnel_id, remote: mapped(remote.to_be_bytes()) })
+    }
+
+    #[inline(always)]
+    fn set_tunnel(&mut self, tunnel: &Tunnel, local: &Address) -> bool {
+        let remote = u32::from_be_bytes(unmapped(&tunnel.remote));
+        if TEST.load() != 0 {
+            self.note(note::VNI, tunnel.vni);
+            self.note(note::REMOTE, remote);
+        }
+        // SAFETY: all zero is a value of these integers.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        key.tunnel_id = tunnel.vni;
+        key.tunnel_ttl = 64;
+        key.__bindgen_anon_1.remote_ipv4 = remote;
+        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(unmapped(local));
+        // SAFETY: the helper reads at most the size that it is told.
+        let rc = unsafe {
+            bpf_skb_set_tunnel_key(
+                self.skb(),
+                &raw mut key,
+                size_of_val(&key) as u32,
+                u64::from(BPF_F_ZERO_CSUM_TX),
+            )
+        };
+        rc == 0
+    }
+
+    #[inline(always)]
+    fn replace_address_sum(&mut self, protocol: Protocol, from: [u8; 4], to: [u8; 4]) -> bool {
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | 4 | mangled(protocol);
+        let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
+        self.replace_sum(protocol, u64::from(from), u64::from(to), flags)
+    }
+
+    #[inline(always)]
+    fn replace_port_sum(&mut self, protocol: Protocol, from: u16, to: u16) -> bool {
+        let flags = 2 | mangled(protocol);
+        self.replace_sum(protocol, u64::from(from.to_be()), u64::from(to.to_be()), flags)
+    }
+}
+
+impl Skb {
+    #[inline(always)]
+    fn replace_sum(&mut self, protocol: Protocol, from: u64, to: u64, flags: u64) -> bool {
+        let offset = protocol.checksum() as u32;
+        // SAFETY: no reference into the packet outlives the exclusive borrow of `self`.
+        unsafe { bpf_l4_csum_replace(self.skb(), offset, from, to, flags) == 0 }
+    }
+}
+
+/// UDP's checksum of zero means "none": it stays, and no computed one becomes it.
+#[inline(always)]
+fn mangled(protocol: Protocol) -> u64 {
+    match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => u64::from(BPF_F_MARK_MANGLED_0),
+    }
+}
