@@ -1,0 +1,142 @@
+//! The tasks of this node: one loop each, started by assignments or found on disk.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use shoal_api::assignment_change::Item;
+use shoal_api::{Assignments, AssignmentsType, Task, TaskState, TaskStatus};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::executor::Executor;
+use crate::kernel::Kernel;
+use crate::task::{Goal, Sinks, TaskLoop};
+
+/// Longest id that becomes a folder's and a cgroup's name.
+const ID_LENGTH: usize = 64;
+
+/// All tasks of the node. Dropping it ends their loops and leaves the tasks running.
+pub(crate) struct Worker {
+    executor: Arc<dyn Executor>,
+    kernel: Kernel,
+    sinks: Sinks,
+    goals: HashMap<String, watch::Sender<Goal>>,
+    loops: JoinSet<()>,
+}
+
+impl Worker {
+    pub(crate) fn new(executor: Arc<dyn Executor>, kernel: Kernel, sinks: Sinks) -> Self {
+        Self { executor, kernel, sinks, goals: HashMap::new(), loops: JoinSet::new() }
+    }
+
+    /// Takes over what an earlier daemon left.
+    pub(crate) fn adopt(&mut self) -> io::Result<()> {
+        for (task, status) in self.sinks.files.load()? {
+            tracing::info!(task.id = %task.id, state = status.state().word(), "task adopted");
+            // What happened last may not have been heard.
+            if status.state() >= TaskState::Accepted {
+                self.sinks.reporter.report(&task.id, status.clone());
+            }
+            self.start(task, status);
+        }
+        Ok(())
+    }
+
+    /// Makes the tasks those that are assigned.
+    pub(crate) fn assign(&mut self, assignments: &Assignments) {
+        while self.loops.try_join_next().is_some() {}
+        self.goals.retain(|_, goal| !goal.is_closed());
+        let mut named = HashSet::new();
+        for change in &assignments.changes {
+            let Some(Item::Task(task)) = &change.item else { continue };
+            if change.remove {
+                self.remove(&task.id);
+            } else {
+                named.insert(task.id.as_str());
+                self.put(task);
+            }
+        }
+        if assignments.r#type() == AssignmentsType::Complete {
+            let gone: Vec<String> =
+                self.goals.keys().filter(|id| !named.contains(id.as_str())).cloned().collect();
+            for id in gone {
+                self.remove(&id);
+            }
+        }
+    }
+
+    fn put(&mut self, task: &Task) {
+        if let Some(goal) = self.goals.get(&task.id) {
+            let wanted = Goal::of(task);
+            let grows = |goal: &mut Goal| {
+                let grown = wanted > *goal;
+                *goal = wanted.max(*goal);
+                grown
+            };
+            if goal.send_if_modified(grows) {
+                self.keep(task);
+            }
+            return;
+        }
+        let status = task.status.clone().unwrap_or_default();
+        // Ended, and nothing of it is here: history that the managers keep.
+        if status.state().is_terminal() {
+            return;
+        }
+        if !usable_id(&task.id) {
+            tracing::error!(task.id = %task.id, "a task's id cannot be used; it is not run");
+            return;
+        }
+        self.keep(task);
+        // A task that the managers saw start, and of which nothing is here, is not started again:
+        // its loop finds nothing and says so.
+        self.start(task.clone(), status);
+    }
+
+    fn remove(&mut self, task_id: &str) {
+        if let Some(goal) = self.goals.get(task_id) {
+            goal.send_replace(Goal::Remove);
+        }
+    }
+
+    /// Writes the assignment down, so that a restarted daemon knows it without a manager.
+    fn keep(&self, task: &Task) {
+        if let Err(error) = self.sinks.files.put_task(task) {
+            tracing::warn!(task.id = %task.id, %error, "cannot write the task down");
+        }
+    }
+
+    fn start(&mut self, task: Task, status: TaskStatus) {
+        let (goal, wanted) = watch::channel(Goal::of(&task));
+        self.goals.insert(task.id.clone(), goal);
+        let controller = self.executor.controller(&task);
+        let task_loop = TaskLoop {
+            task,
+            status,
+            goal: wanted,
+            controller,
+            kernel: self.kernel.clone(),
+            sinks: self.sinks.clone(),
+        };
+        self.loops.spawn(task_loop.run());
+    }
+}
+
+/// Ids are names of folders: letters and digits only.
+fn usable_id(id: &str) -> bool {
+    (1..=ID_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_could_leave_its_folder_is_refused() {
+        assert!(usable_id("0w2fs8k4hrvx3n9p1q5t7y6zb"));
+        for id in ["", ".", "..", "a/b", "a b", &"a".repeat(65)] {
+            assert!(!usable_id(id), "{id:?}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The session: finding the leader, losing it, and saying everything until it is heard.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use common::eventually;
+use common::manager::Manager;
+use common::node::{Node, script};
+use shoal_api::{TaskState, TaskStatus};
+
+#[tokio::test]
+async fn a_follower_sends_the_agent_to_the_leader() {
+    let (node, leader, follower) = (Node::new(), Manager::start().await, Manager::start().await);
+    follower.state.lock().leader = Some(leader.addr.clone());
+    let _agent = node.agent(&[&follower.addr]);
+    leader.held(1).await;
+    let request = leader.state.lock().requests[0].clone();
+    assert_eq!((request.node_id.as_str(), request.data_path_addr.as_str()), ("node1", "192.0.2.1"));
+    assert_eq!(request.description.unwrap().hostname, "n1");
+}
+
+#[tokio::test]
+async fn the_agent_goes_on_with_a_manager_that_it_learnt_of() {
+    let (node, first, second) = (Node::new(), Manager::start().await, Manager::start().await);
+    second.state.lock().index = 9;
+    first.state.lock().managers = vec![first.addr.clone(), second.addr.clone()];
+    let agent = node.agent(&[&first.addr]);
+    first.held(1).await;
+    drop(first);
+    second.held(9).await;
+    assert_eq!(agent.held_index(), 9);
+    // And after a restart too, though the only address it was given is dead.
+    agent.shutdown().await;
+    second.state.lock().heartbeats.clear();
+    let _agent = node.agent(&["127.0.0.1:1"]);
+    second.held(9).await;
+}
+
+#[tokio::test]
+async fn heartbeats_come_every_period_and_at_once_when_more_is_held() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    manager.state.lock().heartbeat_ms = 60_000;
+    let agent = node.agent(&[&manager.addr]);
+    manager.held(1).await;
+    // Far before the next period.
+    manager.put(finished("t1"));
+    manager.held(2).await;
+    manager.put(finished("t2"));
+    manager.held(3).await;
+    agent.shutdown().await;
+
+    manager.state.lock().heartbeat_ms = 20;
+    manager.state.lock().heartbeats.clear();
+    let _agent = node.agent(&[&manager.addr]);
+    eventually("many heartbeats", || (manager.state.lock().heartbeats.len() >= 10).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_plan_that_failed_is_tried_again_and_not_held_until_then() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    manager.state.lock().heartbeat_ms = 10;
+    node.kernel.0.lock().failures = 2;
+    let _agent = node.agent(&[&manager.addr]);
+    manager.held(0).await;
+    manager.held(1).await;
+    assert_eq!(node.kernel.0.lock().failures, 0);
+}
+
+#[tokio::test]
+async fn changes_that_do_not_follow_lead_to_a_new_complete_set() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    let _agent = node.agent(&[&manager.addr]);
+    manager.held(1).await;
+    // As if changes had been lost.
+    manager.state.lock().index = 40;
+    manager.put(finished("t1"));
+    manager.held(41).await;
+    assert_eq!(manager.state.lock().requests.len(), 2);
+}
+
+#[tokio::test]
+async fn a_status_is_said_until_it_is_acknowledged_and_again_to_a_new_session() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    manager.state.lock().refused_reports = 3;
+    let _agent = node.agent(&[&manager.addr]);
+    // Without a container spec it is rejected at once, by any user.
+    let mut task = script("t1", "");
+    task.spec = None;
+    manager.put(task);
+    let status = manager.reached("t1", TaskState::Rejected).await;
+    assert_eq!(status.err, "no container spec");
+    assert_eq!(manager.state.lock().refused_reports, 0);
+
+    manager.state.lock().statuses.clear();
+    manager.end_session();
+    assert_eq!(manager.reached("t1", TaskState::Rejected).await, status);
+}
+
+#[tokio::test]
+async fn a_task_that_ran_here_and_left_no_trace_is_not_started_again() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    let _agent = node.agent(&[&manager.addr]);
+    let mut task = script("t1", "exit 0");
+    task.status = Some(TaskStatus { state: TaskState::Running.into(), ..TaskStatus::default() });
+    manager.put(task);
+    let status = manager.reached("t1", TaskState::Complete).await;
+    assert_eq!(status.state(), TaskState::Failed);
+    assert_eq!(status.err, "the task is gone: the host or its shim stopped");
+}
+
+/// A task that asks nothing of the node but its place in the stream.
+fn finished(id: &str) -> shoal_api::Task {
+    let mut task = script(id, "");
+    task.status = Some(TaskStatus { state: TaskState::Complete.into(), ..TaskStatus::default() });
+    task
+}
