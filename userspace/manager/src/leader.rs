@@ -1,0 +1,444 @@
+//! The one loop that runs while this manager leads, and the only writer of the store.
+//!
+//! It takes in what came by RPC, steps the control plane, proposes the batch, tells the control
+//! plane how that went, answers, and sends each agent what changed for it; then it sleeps until
+//! something comes in or a deadline is due. When leadership is lost the loop is dropped: whoever
+//! waits for an answer learns that there is none, and every session ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use parking_lot::Mutex;
+use shoal_api::time::Timestamp;
+use shoal_api::{
+    Batch, Caller, JoinRequest, Managers, NodeProgress, SessionMessage, SessionRequest,
+    SessionStart, TaskStatusUpdate, Write, WriteResult, session_message,
+};
+use shoal_control::{Control, Input, Refusal, Store};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+use tracing::{debug, error, info, warn};
+
+use crate::members;
+use crate::rpc::status;
+use crate::state_machine::View;
+use crate::types::{Outcome, Proposal, Raft};
+
+/// Commands that may wait for the loop; beyond it callers are told to come back later.
+const QUEUE: usize = 4096;
+/// Commands that one step takes in, so that their changes share a batch.
+const TAKEN: usize = 512;
+/// Messages that may wait for one agent. One that is further behind gets a full set anew.
+pub const SESSION_QUEUE: usize = 1024;
+/// Between two tries to propose while the leader's lease is in doubt.
+const RETRY: Duration = Duration::from_millis(30);
+
+/// Whoever waits for a write.
+pub type Reply = oneshot::Sender<Result<WriteResult, Refusal>>;
+type Messages = mpsc::Sender<Result<SessionMessage, Status>>;
+
+/// What the loop is asked to do.
+pub enum Command {
+    /// A user's or node's write.
+    Write {
+        /// Who asks.
+        caller: Caller,
+        /// What for.
+        write: Write,
+        /// Answered when the write has committed or was refused.
+        reply: Reply,
+    },
+    /// An agent opens a session.
+    Open {
+        /// The session's id, made by the RPC.
+        session_id: String,
+        /// What the agent says of its node.
+        request: SessionRequest,
+        /// Where its messages go, and in the end why there are no more.
+        messages: Messages,
+    },
+    /// An agent's stream broke.
+    Close {
+        /// Which.
+        session_id: String,
+    },
+    /// A sign of life.
+    Heartbeat {
+        /// Of which session.
+        session_id: String,
+        /// The index that the node's kernel holds.
+        held_index: u64,
+        /// Whether the session is known.
+        reply: oneshot::Sender<bool>,
+    },
+    /// States that tasks have reached.
+    Statuses {
+        /// Of which session.
+        session_id: String,
+        /// The tasks.
+        updates: Vec<TaskStatusUpdate>,
+        /// Answered when the states have committed.
+        reply: Reply,
+    },
+    /// Where every node's kernel stands.
+    Progress {
+        /// The answer.
+        reply: oneshot::Sender<Vec<NodeProgress>>,
+    },
+}
+
+/// Commands for the loop, while it runs.
+#[derive(Clone, Default)]
+pub struct Desk(Arc<Mutex<Option<mpsc::Sender<Command>>>>);
+
+/// This manager does not lead, or cannot keep up.
+#[derive(Debug)]
+pub struct NotServing;
+
+impl Desk {
+    /// Hands a command to the loop.
+    ///
+    /// # Errors
+    /// [`NotServing`]: there is no loop, or its queue is full.
+    pub fn send(&self, command: Command) -> Result<(), NotServing> {
+        let queue = self.0.lock().clone().ok_or(NotServing)?;
+        queue.try_send(command).map_err(|_full_or_closed| NotServing)
+    }
+
+    /// Whether the loop runs here.
+    pub fn is_open(&self) -> bool {
+        self.0.lock().is_some()
+    }
+}
+
+/// When this manager last heard a leader, and which.
+#[derive(Clone, Default)]
+pub struct LastHeard(Arc<Mutex<Option<(u64, Instant)>>>);
+
+impl LastHeard {
+    /// The leader with this Raft id was heard now.
+    pub fn note(&self, raft_id: u64) {
+        *self.0.lock() = Some((raft_id, Instant::now()));
+    }
+
+    fn get(&self) -> Option<(u64, Instant)> {
+        *self.0.lock()
+    }
+}
+
+/// What the supervisor of the loop needs.
+pub struct Leadership {
+    /// The Raft node.
+    pub raft: Raft,
+    /// This manager's Raft id.
+    pub raft_id: u64,
+    /// The store.
+    pub view: Arc<View>,
+    /// Where commands are handed in.
+    pub desk: Desk,
+    /// The leader before.
+    pub last_heard: LastHeard,
+    /// The first node and the ingress subnet of a cluster that this manager founds.
+    pub bootstrap: Option<(JoinRequest, String)>,
+    /// Who waits for the cluster to be founded.
+    pub founding: Mutex<Option<Reply>>,
+    /// How often an agent must send a heartbeat.
+    pub agent_heartbeat: Duration,
+}
+
+impl Leadership {
+    /// Runs the loop whenever this manager leads, until the Raft node stops.
+    pub async fn run(self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let term = {
+                let now = metrics.borrow_and_update();
+                let applied = now.last_applied.map(|last| *last.committed_leader_id());
+                // The first entry of its own term is applied: so is all that was acknowledged.
+                let leads = now.state == ServerState::Leader
+                    && applied.is_some_and(|leader| *leader == now.current_term);
+                leads.then_some(now.current_term)
+            };
+            if let Some(term) = term {
+                let (queue, commands) = mpsc::channel(QUEUE);
+                *self.desk.0.lock() = Some(queue);
+                info!(term, "leading");
+                let leader = Leader::new(&self);
+                tokio::select! {
+                    () = leader.run(commands) => {}
+                    () = members::reconcile(&self.raft, self.raft_id, &self.view) => {}
+                    () = self.lost(term) => {}
+                }
+                *self.desk.0.lock() = None;
+                info!(term, "not leading any more");
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Returns when this manager does not lead in `term` any more.
+    async fn lost(&self, term: u64) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            {
+                let now = metrics.borrow_and_update();
+                if now.state != ServerState::Leader || now.current_term != term {
+                    return;
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The old leader was alive when it was last heard, which is some time before the election.
+    fn last_seen(&self, store: &Store, clock: &Clock) -> BTreeMap<String, Timestamp> {
+        let Some((raft_id, heard)) = self.last_heard.get() else { return BTreeMap::new() };
+        let of_old_leader = |node: &shoal_api::Node| {
+            node.manager.as_ref().is_some_and(|manager| manager.raft_id == raft_id)
+        };
+        store
+            .nodes()
+            .filter(|node| raft_id != self.raft_id && of_old_leader(node))
+            .map(|node| (node.id.clone(), clock.at(heard)))
+            .collect()
+    }
+}
+
+/// The wall clock, read once: within one leadership time never goes back.
+struct Clock {
+    started: Instant,
+    epoch_ns: u64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        Self { started: Instant::now(), epoch_ns }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.epoch_ns) + self.started.elapsed()
+    }
+
+    fn at(&self, instant: Instant) -> Timestamp {
+        self.now() - instant.elapsed()
+    }
+}
+
+struct Leader {
+    raft: Raft,
+    view: Arc<View>,
+    clock: Clock,
+    control: Control,
+    heartbeat: Duration,
+    sessions: BTreeMap<String, Messages>,
+    /// Who waits for the answer to a ticket.
+    waiting: BTreeMap<u64, Reply>,
+    tickets: u64,
+    managers: Vec<String>,
+    inputs: Vec<Input>,
+}
+
+impl Leader {
+    fn new(leadership: &Leadership) -> Self {
+        let (view, clock) = (leadership.view.clone(), Clock::start());
+        let store = view.store();
+        let last_seen = leadership.last_seen(&store, &clock);
+        let control = Control::new(&store, rand::random(), clock.now(), &last_seen);
+        let mut leader = Self {
+            raft: leadership.raft.clone(),
+            view,
+            clock,
+            control,
+            heartbeat: leadership.agent_heartbeat,
+            sessions: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            tickets: 0,
+            managers: store.manager_addrs(),
+            inputs: Vec::new(),
+        };
+        if store.cluster().is_none()
+            && let Some((node, ingress_subnet)) = leadership.bootstrap.clone()
+        {
+            // After a restart nobody waits for it.
+            let founding = leadership.founding.lock().take();
+            let id = leader.ticket(founding);
+            leader.inputs.push(Input::Bootstrap { id, node, ingress_subnet });
+        }
+        leader
+    }
+
+    /// Ends when the Raft node cannot go on; else it is dropped.
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            if self.step().await.is_none() {
+                return;
+            }
+            let first = match self.control.deadline() {
+                None => commands.recv().await,
+                Some(deadline) => {
+                    let wait = deadline.since(self.clock.now());
+                    match tokio::time::timeout(wait, commands.recv()).await {
+                        Ok(command) => command,
+                        Err(_due) => continue,
+                    }
+                }
+            };
+            let Some(first) = first else { return };
+            self.take(first);
+            for _ in 1..TAKEN {
+                let Ok(next) = commands.try_recv() else { break };
+                self.take(next);
+            }
+        }
+    }
+
+    fn ticket(&mut self, reply: Option<Reply>) -> u64 {
+        self.tickets += 1;
+        if let Some(reply) = reply {
+            self.waiting.insert(self.tickets, reply);
+        }
+        self.tickets
+    }
+
+    /// Whoever asked may have gone away since, so answers may find nobody.
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Write { caller, write, reply } => {
+                let id = self.ticket(Some(reply));
+                self.inputs.push(Input::Write { id, caller, write });
+            }
+            Command::Statuses { session_id, updates, reply } => {
+                let id = self.ticket(Some(reply));
+                self.inputs.push(Input::TaskStatuses { id, session_id, updates });
+            }
+            Command::Open { session_id, request, messages } => {
+                let start = session_message::Message::Start(SessionStart {
+                    session_id: session_id.clone(),
+                    heartbeat_period_ns: u64::try_from(self.heartbeat.as_nanos())
+                        .unwrap_or(u64::MAX),
+                });
+                // The queue is new and empty.
+                drop(messages.try_send(message(start)));
+                drop(messages.try_send(message(managers(&self.managers))));
+                self.sessions.insert(session_id.clone(), messages);
+                self.inputs.push(Input::SessionOpened { session_id, request });
+            }
+            Command::Close { session_id } => {
+                // One that was ended here is closed for control already.
+                if self.sessions.remove(&session_id).is_some() {
+                    self.inputs.push(Input::SessionClosed { session_id });
+                }
+            }
+            Command::Heartbeat { session_id, held_index, reply } => {
+                let known = self.sessions.contains_key(&session_id);
+                reply.send(known).ok();
+                if known {
+                    self.inputs.push(Input::Heartbeat { session_id, held_index });
+                }
+            }
+            Command::Progress { reply } => {
+                drop(reply.send(self.control.progress(&self.view.store())));
+            }
+        }
+    }
+
+    /// One step of the control plane and what follows from it. `None`: Raft has stopped.
+    async fn step(&mut self) -> Option<()> {
+        let inputs = std::mem::take(&mut self.inputs);
+        let step = self.control.step(&self.view.store(), inputs, self.clock.now());
+        for (id, refusal) in step.refused {
+            if let Some(reply) = self.waiting.remove(&id) {
+                drop(reply.send(Err(refusal)));
+            }
+        }
+        for (session_id, reason) in step.closed {
+            if let Some(messages) = self.sessions.remove(&session_id) {
+                drop(messages.try_send(Err(status::refused(&reason))));
+            }
+        }
+        if let Some(batch) = step.batch {
+            let outcome = self.propose(batch).await?;
+            if let Some(conflict) = outcome.conflict {
+                // Only a fault in a role can do this; what it staged is dropped and made anew.
+                error!(conflict, "the store refused the leader's own batch");
+                self.control.lost();
+                for (id, _) in step.on_commit {
+                    self.waiting.remove(&id);
+                }
+                tokio::time::sleep(RETRY).await;
+                return Some(());
+            }
+            self.control.committed(outcome.index);
+        }
+        let store = self.view.store();
+        for (id, answer) in step.on_commit {
+            if let Some(reply) = self.waiting.remove(&id) {
+                drop(reply.send(Ok(answer.result(&store))));
+            }
+        }
+        self.tell_managers(&store);
+        self.tell_assignments(&store);
+        Some(())
+    }
+
+    /// Proposes until Raft takes the batch: a starved machine's lease may be in doubt for a moment.
+    async fn propose(&self, batch: Batch) -> Option<Outcome> {
+        loop {
+            match self.raft.client_write(Proposal(batch.clone())).await {
+                Ok(response) => return Some(response.data),
+                // It was refused before it entered the log, so it may be proposed again.
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(reason))) => {
+                    debug!(%reason, "the proposal must wait");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(failure) => {
+                    warn!(%failure, "the proposal failed");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn tell_managers(&mut self, store: &Store) {
+        let now = store.manager_addrs();
+        if now != self.managers {
+            self.managers = now;
+            for messages in self.sessions.values() {
+                // One whose queue is full is ended with its next assignments.
+                drop(messages.try_send(message(managers(&self.managers))));
+            }
+        }
+    }
+
+    /// A session that cannot take its assignments ends: the agent opens a new one and gets a full
+    /// set, which is less than all that it has missed.
+    fn tell_assignments(&mut self, store: &Store) {
+        for (session_id, assignments) in self.control.assignments(store) {
+            let Some(messages) = self.sessions.get(&session_id) else { continue };
+            let assignments = session_message::Message::Assignments(assignments);
+            if messages.try_send(message(assignments)).is_err() {
+                debug!(session_id, "the agent is gone or too slow, its session ends");
+                self.sessions.remove(&session_id);
+                self.inputs.push(Input::SessionClosed { session_id });
+            }
+        }
+    }
+}
+
+fn message(message: session_message::Message) -> Result<SessionMessage, Status> {
+    Ok(SessionMessage { message: Some(message) })
+}
+
+fn managers(addrs: &[String]) -> session_message::Message {
+    session_message::Message::Managers(Managers { addrs: addrs.to_vec() })
+}

@@ -1,0 +1,352 @@
+//! Starts and ends one manager.
+//!
+//! Raft runs on a runtime of its own, so that a burst of API work cannot starve its heartbeats.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{InitializeError, RaftError};
+use openraft::metrics::RaftMetrics;
+use parking_lot::Mutex;
+use shoal_api::JoinRequest;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use tonic::service::Routes;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::error::ManagerError;
+use crate::identity::{self, Identity};
+use crate::leader::{Desk, LastHeard, Leadership, Reply};
+use crate::log_store::{self, LogStore, OpenError};
+use crate::network::Network;
+use crate::rpc::{self, Shared};
+use crate::snapshot;
+use crate::state_machine::{StateMachine, View};
+use crate::types::{Peer, Raft, TypeConfig};
+
+/// The log's file in the state directory.
+const LOG: &str = "raft.redb";
+/// Raft id of the manager that founds a cluster.
+const FOUNDER: u64 = 1;
+/// How long a new cluster may take: one manager on its own disk.
+const INIT: Duration = Duration::from_secs(20);
+/// How long a leaving leader waits for another to take over.
+const HAND_OVER: Duration = Duration::from_secs(2);
+/// How long the log's writer may take to end: one flush, unless the disk is full.
+const CLOSE: Duration = Duration::from_secs(2);
+/// Raft's threads: one flows over to the other while it writes.
+const THREADS: usize = 2;
+
+/// Whether a folder holds a manager's state, to be restarted.
+#[must_use]
+pub fn has_state(state_dir: &Path) -> bool {
+    !matches!(identity::load(state_dir), Ok(None))
+}
+
+/// One member of the managers' Raft group. Dropped, it stops at once, as if it had been killed.
+pub struct Manager {
+    shared: Arc<Shared>,
+    leadership: AbortHandle,
+    runtime: RaftRuntime,
+}
+
+impl Manager {
+    /// Founds a cluster with this manager as its only one, and returns when it leads.
+    ///
+    /// # Errors
+    /// The folder is in use, the disk refuses, or it takes too long.
+    pub async fn init(config: Config, node: JoinRequest) -> Result<Self, ManagerError> {
+        let identity = Identity { node_id: config.node_id.clone(), raft_id: FOUNDER };
+        identity::claim(&config.state_dir, &identity, Some(&node))?;
+        let folder = config.state_dir.clone();
+        let (reply, founded) = oneshot::channel();
+        let manager = Self::start(config, identity, Some(reply)).await?;
+        match tokio::time::timeout(INIT, founded).await {
+            Ok(Ok(Ok(_))) => Ok(manager),
+            Ok(Ok(Err(refusal))) => {
+                manager.shutdown().await;
+                // Nothing half-made stays behind, so that the next try may be a right one.
+                identity::disown(&folder, &[LOG, snapshot::FILE])?;
+                Err(ManagerError::Refused { reason: refusal.to_string() })
+            }
+            Ok(Err(_dropped)) => Err(ManagerError::raft("it ended while the cluster was founded")),
+            Err(_late) => Err(ManagerError::Timeout { what: "founding the cluster", limit: INIT }),
+        }
+    }
+
+    /// Starts a manager that was given this Raft id when its node joined. It must be served at
+    /// once: the leader brings it up to date and then lets it vote, see [`Manager::joined`].
+    ///
+    /// # Errors
+    /// The folder is in use, or the disk refuses.
+    pub async fn join(config: Config, raft_id: u64) -> Result<Self, ManagerError> {
+        let identity = Identity { node_id: config.node_id.clone(), raft_id };
+        identity::claim(&config.state_dir, &identity, None)?;
+        Self::start(config, identity, None).await
+    }
+
+    /// Goes on from the disk.
+    ///
+    /// # Errors
+    /// The folder holds no state, another node's, or a damaged one.
+    pub async fn restart(config: Config) -> Result<Self, ManagerError> {
+        let Some(identity) = identity::load(&config.state_dir)? else {
+            return Err(ManagerError::NoState { folder: config.state_dir });
+        };
+        if identity.node_id != config.node_id {
+            return Err(ManagerError::AnotherNode {
+                folder: config.state_dir,
+                found: identity.node_id,
+                expected: config.node_id,
+            });
+        }
+        Self::start(config, identity, None).await
+    }
+
+    async fn start(
+        config: Config,
+        identity: Identity,
+        founding: Option<Reply>,
+    ) -> Result<Self, ManagerError> {
+        let Config { state_dir, node_id, advertise_addr, ingress_subnet, timings } = config;
+        let raft_id = identity.raft_id;
+        let founder = identity::founder(&state_dir)?;
+        let raft_config = timings.raft().validate().map_err(ManagerError::raft)?;
+        let view = Arc::new(View::default());
+        let log = open_log(&state_dir.join(LOG)).await?;
+        let disk = log.trouble();
+        let machine = StateMachine::open(state_dir.clone(), view.clone()).map_err(|e| {
+            let path = state_dir.join(snapshot::FILE);
+            ManagerError::Damaged { path, reason: e.to_string() }
+        })?;
+        let runtime = RaftRuntime::new().map_err(|e| ManagerError::io("run", &state_dir, e))?;
+        let raft = {
+            let network = Network { id: raft_id };
+            let start = Raft::new(raft_id, Arc::new(raft_config), network, log, machine);
+            runtime.get().spawn(start).await.map_err(ManagerError::raft)?
+        };
+        let raft = raft.map_err(ManagerError::raft)?;
+        if founder.is_some() {
+            let members = BTreeMap::from([(raft_id, Peer { addr: advertise_addr })]);
+            match raft.initialize(members).await {
+                // Already done, before a restart.
+                Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+                Err(failure) => return Err(ManagerError::raft(failure)),
+            }
+        }
+        info!(raft.id = raft_id, "manager started");
+        let shared = Arc::new(Shared {
+            raft: raft.clone(),
+            raft_id,
+            node_id,
+            view: view.clone(),
+            disk,
+            desk: Desk::default(),
+            last_heard: LastHeard::default(),
+            read_timeout: timings.read_timeout,
+            write_timeout: timings.write_timeout,
+        });
+        let leadership = Leadership {
+            raft,
+            raft_id,
+            view,
+            desk: shared.desk.clone(),
+            last_heard: shared.last_heard.clone(),
+            bootstrap: founder.map(|node| (node, ingress_subnet)),
+            founding: Mutex::new(founding),
+            agent_heartbeat: timings.agent_heartbeat,
+        };
+        let leadership = runtime.get().spawn(leadership.run()).abort_handle();
+        Ok(Self { shared, leadership, runtime })
+    }
+
+    /// What to serve at the advertised address. Turn Nagle's algorithm off there: Raft waits for
+    /// every small answer.
+    #[must_use]
+    pub fn services(&self) -> Routes {
+        rpc::routes(&self.shared)
+    }
+
+    /// What to serve on the machine's own socket: `Control`, in the name of this node.
+    #[must_use]
+    pub fn local_services(&self) -> Routes {
+        rpc::local_routes(&self.shared)
+    }
+
+    /// Waits until this manager may vote and knows the leader.
+    ///
+    /// # Errors
+    /// It took longer than `limit`, or Raft stopped.
+    pub async fn joined(&self, limit: Duration) -> Result<(), ManagerError> {
+        let raft_id = self.shared.raft_id;
+        let is_member = |metrics: &RaftMetrics<TypeConfig>| {
+            let members = &metrics.committed_membership_config;
+            members.membership().voter_ids().any(|id| id == raft_id)
+                && members.log_id() == metrics.membership_config.log_id()
+                && metrics.current_leader.is_some()
+        };
+        self.until(limit, "joining the managers", is_member).await
+    }
+
+    /// `host:port` of the leader, as far as this manager knows.
+    #[must_use]
+    pub fn leader_addr(&self) -> Option<String> {
+        rpc::leader_addr(&self.shared)
+    }
+
+    /// Whether this manager leads and serves.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.shared.desk.is_open()
+    }
+
+    /// Id of the cluster, once this manager knows it.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<String> {
+        self.shared.view.store().cluster().map(|cluster| cluster.id.clone())
+    }
+
+    /// Index of the newest entry in this manager's store.
+    #[must_use]
+    pub fn applied_index(&self) -> u64 {
+        *self.shared.view.events.applied().borrow()
+    }
+
+    /// Returns, with the reason, when Raft cannot go on; the process should end then.
+    pub async fn stopped(&self) -> String {
+        let mut metrics = self.shared.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "Raft has ended".into();
+            }
+        }
+    }
+
+    /// Hands leadership over, writes what is left, and ends.
+    pub async fn shutdown(self) {
+        self.hand_over().await;
+        self.leadership.abort();
+        if let Err(failure) = self.shared.raft.shutdown().await {
+            warn!(%failure, "Raft did not end well");
+        }
+        let disk = self.shared.disk.clone();
+        self.runtime.shutdown().await;
+        if tokio::time::timeout(CLOSE, log_store::closed(disk)).await.is_err() {
+            warn!("the log is not closed yet");
+        }
+    }
+
+    /// Followers would notice a missing leader only after their election time-out.
+    async fn hand_over(&self) {
+        let to = {
+            let metrics = self.shared.raft.metrics();
+            let now = metrics.borrow_watched();
+            let voters: Vec<u64> = now.membership_config.membership().voter_ids().collect();
+            let progress = now.replication.clone().unwrap_or_default();
+            let others = progress.into_iter().filter(|(id, matched)| {
+                *id != self.shared.raft_id && matched.is_some() && voters.contains(id)
+            });
+            others.max_by_key(|(_, matched)| *matched).map(|(id, _)| id)
+        };
+        let Some(to) = to else { return };
+        if let Err(failure) = self.shared.raft.trigger().transfer_leader(to).await {
+            warn!(%failure, "leadership was not handed over");
+            return;
+        }
+        let handed_over = |metrics: &RaftMetrics<TypeConfig>| metrics.state != ServerState::Leader;
+        if self.until(HAND_OVER, "handing leadership over", handed_over).await.is_err() {
+            warn!("no other manager took over in time");
+        }
+    }
+
+    async fn until(
+        &self,
+        limit: Duration,
+        what: &'static str,
+        holds: impl Fn(&RaftMetrics<TypeConfig>) -> bool,
+    ) -> Result<(), ManagerError> {
+        let mut metrics = self.shared.raft.metrics();
+        let wait = async {
+            loop {
+                {
+                    let now = metrics.borrow_and_update();
+                    if let Err(fatal) = &now.running_state {
+                        return Err(ManagerError::raft(fatal));
+                    }
+                    if holds(&now) {
+                        return Ok(());
+                    }
+                }
+                if metrics.changed().await.is_err() {
+                    return Err(ManagerError::raft("it has ended"));
+                }
+            }
+        };
+        let result = tokio::time::timeout(limit, wait).await;
+        result.map_err(|_late| ManagerError::Timeout { what, limit })?
+    }
+}
+
+/// A process that was just killed may hold the log a moment longer.
+async fn open_log(path: &Path) -> Result<LogStore, ManagerError> {
+    const TRIES: u32 = 20;
+    for _ in 1..TRIES {
+        match LogStore::open(path) {
+            Err(OpenError::Locked) => tokio::time::sleep(Duration::from_millis(100)).await,
+            other => return other.map_err(|e| explain(e, path)),
+        }
+    }
+    LogStore::open(path).map_err(|e| explain(e, path))
+}
+
+fn explain(failure: OpenError, path: &Path) -> ManagerError {
+    let path = PathBuf::from(path);
+    match failure {
+        OpenError::Locked => ManagerError::Locked { path },
+        OpenError::Damaged(reason) => ManagerError::Damaged { path, reason },
+        OpenError::Io(source) => ManagerError::Io { what: "open", path, source },
+    }
+}
+
+/// Raft's own threads. A runtime must not be dropped where tasks run, so it is ended in the
+/// background.
+struct RaftRuntime(Option<Runtime>);
+
+impl RaftRuntime {
+    fn new() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("raft")
+            .enable_all()
+            .build()?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn get(&self) -> &Runtime {
+        self.0.as_ref().expect("it is taken out only when it ends")
+    }
+
+    async fn shutdown(mut self) {
+        if let Some(runtime) = self.0.take() {
+            let end = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(HAND_OVER));
+            drop(end.await);
+        }
+    }
+}
+
+impl Drop for RaftRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

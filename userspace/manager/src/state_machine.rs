@@ -1,0 +1,183 @@
+//! Applies committed entries to the store, and makes and takes snapshots of it.
+//!
+//! The store lives in memory; a restarted manager reads its snapshot and replays the log. Every
+//! manager runs this alike, so nothing here depends on a clock or on who leads.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, RaftSnapshotBuilder};
+use parking_lot::RwLock;
+use shoal_control::Store;
+use tracing::{debug, error};
+
+use crate::events::Events;
+use crate::snapshot;
+use crate::types::{LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// Between two tries to write a snapshot to a disk that refuses: the log only grows meanwhile.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What readers share with the state machine.
+#[derive(Default)]
+pub struct View {
+    store: RwLock<Store>,
+    /// What changed, in order.
+    pub events: Events,
+}
+
+impl View {
+    /// The store as of the last applied entry; cheap.
+    #[must_use]
+    pub fn store(&self) -> Store {
+        self.store.read().clone()
+    }
+}
+
+/// Raft's state machine around the store.
+#[derive(Clone)]
+pub struct StateMachine {
+    view: Arc<View>,
+    folder: PathBuf,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    /// The file's bytes, shared with whoever sends them to a follower.
+    current: Arc<RwLock<Option<Snapshot>>>,
+    saving: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl StateMachine {
+    /// Starts from the snapshot in `folder`, or empty.
+    ///
+    /// # Errors
+    /// The snapshot cannot be read or is damaged.
+    pub fn open(folder: PathBuf, view: Arc<View>) -> io::Result<Self> {
+        let mut machine = Self {
+            view,
+            folder,
+            applied: None,
+            membership: StoredMembership::default(),
+            current: Arc::default(),
+            saving: Arc::default(),
+        };
+        if let Some(bytes) = snapshot::load(&machine.folder)? {
+            let (meta, store) = snapshot::decode(&bytes)?;
+            machine.take(&meta, store);
+            *machine.current.write() = Some(Snapshot { meta, snapshot: Arc::new(bytes) });
+        }
+        Ok(machine)
+    }
+
+    fn take(&mut self, meta: &SnapshotMeta, store: Store) {
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        *self.view.store.write() = store;
+        self.view.events.restart(meta.last_log_id.map_or(0, |last| last.index));
+    }
+
+    /// Writes the snapshot however long the disk refuses: without it the log must grow on, and a
+    /// failure reported to Raft would end this manager.
+    ///
+    /// One that is being built may be older than one that came from the leader meanwhile; it must
+    /// not take that one's place, for the log between them is gone.
+    async fn save(&self, meta: &SnapshotMeta, bytes: Arc<Vec<u8>>) -> io::Result<()> {
+        let _only_one = self.saving.lock().await;
+        let covers = |current: &Snapshot| current.meta.last_log_id >= meta.last_log_id;
+        if self.current.read().as_ref().is_some_and(covers) {
+            return Ok(());
+        }
+        loop {
+            let (folder, copy) = (self.folder.clone(), bytes.clone());
+            let written = tokio::task::spawn_blocking(move || snapshot::save(&folder, &copy));
+            match written.await.map_err(io::Error::other)? {
+                Ok(()) => break,
+                Err(refused) => error!(error = %refused, "cannot write a snapshot, trying again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        *self.current.write() = Some(Snapshot { meta: meta.clone(), snapshot: bytes });
+        Ok(())
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Arc<Vec<u8>>;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let index = entry.log_id.index;
+            let mut outcome = Outcome { index, ..Outcome::default() };
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                }
+                EntryPayload::Normal(proposal) => {
+                    match self.view.store.write().apply(index, &proposal.0) {
+                        Ok(events) => outcome.events = Arc::new(events),
+                        Err(conflict) => {
+                            debug!(index, %conflict, "a batch was refused");
+                            outcome.conflict = Some(conflict.to_string());
+                        }
+                    }
+                }
+            }
+            self.applied = Some(entry.log_id);
+            self.view.events.publish(index, outcome.events.clone());
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let meta =
+            SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        Builder { store: self.view.store(), meta, machine: self.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        bytes: Arc<Vec<u8>>,
+    ) -> io::Result<()> {
+        let (_, store) = snapshot::decode(&bytes)?;
+        self.save(meta, bytes).await?;
+        self.take(meta, store);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.current.read().clone())
+    }
+}
+
+/// Writes a snapshot of the store as it was when the builder was made.
+pub struct Builder {
+    store: Store,
+    meta: SnapshotMeta,
+    machine: StateMachine,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Arc<Vec<u8>>;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let bytes = Arc::new(snapshot::encode(&self.meta, &self.store)?);
+        self.machine.save(&self.meta, bytes.clone()).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: bytes })
+    }
+}

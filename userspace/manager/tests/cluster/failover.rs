@@ -1,0 +1,111 @@
+//! A leader that dies, and a majority that does.
+
+use std::time::{Duration, Instant};
+
+use shoal_api::{ListRequest, NodeState, SessionRequest};
+use tonic::Code;
+
+use crate::harness::{Cluster, description, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_leads_soon_after_the_leader_died_and_nothing_acknowledged_is_lost() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut acknowledged = Vec::new();
+    for number in 0..20 {
+        let name = format!("before{number:02}");
+        cluster.hosts[leader].create(&name).await.unwrap();
+        acknowledged.push(name);
+    }
+    cluster.hosts[leader].kill();
+    let killed = Instant::now();
+    let other = cluster.hosts.iter().find(|host| host.is_running()).unwrap();
+    // One call: the follower itself finds the new leader.
+    other.create("since").await.unwrap();
+    let without = killed.elapsed();
+    println!("fail-over: first write acknowledged {without:?} after the leader died");
+    acknowledged.push("since".into());
+    for host in cluster.hosts.iter().filter(|host| host.is_running()) {
+        assert_eq!(host.services().await.unwrap(), acknowledged);
+    }
+    assert!(without < Duration::from_secs(4), "{without:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_ends_in_order_hands_over_at_once() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    cluster.hosts[leader].create("before").await.unwrap();
+    let start = Instant::now();
+    cluster.hosts[leader].stop().await;
+    let other = cluster.hosts.iter().find(|host| host.is_running()).unwrap();
+    other.create("since").await.unwrap();
+    println!("hand-over: first write acknowledged {:?} after the order", start.elapsed());
+    assert_eq!(other.services().await.unwrap(), ["before", "since"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_of_a_dead_leader_is_down_three_seconds_after_its_death() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let node_id = cluster.hosts[leader].node_id.clone();
+    let request = SessionRequest {
+        node_id: node_id.clone(),
+        description: Some(description(&node_id)),
+        data_path_addr: "127.0.0.1".into(),
+    };
+    let session = cluster.hosts[leader].dispatcher().session(request).await.unwrap();
+    wait_for_state(&cluster, leader, &node_id, NodeState::Ready).await;
+    cluster.hosts[leader].kill();
+    let killed = Instant::now();
+    drop(session);
+    let other = cluster.hosts.iter().position(crate::harness::Host::is_running).unwrap();
+    wait_for_state(&cluster, other, &node_id, NodeState::Down).await;
+    let down = killed.elapsed();
+    println!("the dead leader's node was down {down:?} after its death");
+    assert!(down > Duration::from_secs(2), "not before three heartbeats are missed: {down:?}");
+    assert!(down < Duration::from_secs(5), "{down:?}");
+}
+
+async fn wait_for_state(cluster: &Cluster, through: usize, node_id: &str, state: NodeState) {
+    eventually("the node changes its state", || async {
+        let nodes = cluster.hosts[through].control().list_nodes(ListRequest {}).await.ok()?;
+        let nodes = nodes.into_inner().nodes;
+        let node = nodes.iter().find(|node| node.id == node_id)?;
+        (node.state() == state).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_majority_every_call_says_so_and_it_passes_when_there_is_one_again() {
+    const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers \
+        are online. Make sure more than half of the managers are online.";
+    let mut cluster = Cluster::start(3).await;
+    cluster.hosts[0].create("before").await.unwrap();
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let third = 3 - leader - follower;
+    // Once the leader is left alone, once a follower.
+    for (left, killed) in [(leader, [follower, third]), (follower, [leader, third])] {
+        for host in killed {
+            cluster.hosts[host].kill();
+        }
+        let start = Instant::now();
+        let (read, write) =
+            tokio::join!(cluster.hosts[left].services(), cluster.hosts[left].create("lost"));
+        let took = start.elapsed();
+        let (read, write) = (read.unwrap_err(), write.unwrap_err());
+        assert_eq!((read.code(), read.message()), (Code::Unavailable, NO_LEADER));
+        assert_eq!(write.code(), Code::Unavailable);
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        for host in killed {
+            cluster.hosts[host].restart().await;
+        }
+        eventually("writes go on", || async {
+            cluster.hosts[left].create(&format!("after{left}")).await.ok()
+        })
+        .await;
+    }
+    let services = cluster.hosts[third].services().await.unwrap();
+    assert!(services.contains(&"before".into()), "{services:?}");
+}

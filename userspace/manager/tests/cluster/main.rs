@@ -1,0 +1,11 @@
+//! Managers in one process: real gRPC on loopback, real logs in temporary folders, real elections.
+//! Each host has a runtime of its own, so that a killed one stops at once with all it served.
+
+#![allow(clippy::unwrap_used, reason = "the helpers are tests too")]
+
+mod disk;
+mod failover;
+mod harness;
+mod reads;
+mod sessions;
+mod writes;
