@@ -3,9 +3,12 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::eventually;
 use common::manager::Manager;
 use common::node::{Node, script};
+use common::wire::Wire;
 use shoal_api::{TaskState, TaskStatus};
 
 #[tokio::test]
@@ -34,6 +37,22 @@ async fn the_agent_goes_on_with_a_manager_that_it_learnt_of() {
     second.state.lock().heartbeats.clear();
     let _agent = node.agent(&["127.0.0.1:1"]);
     second.held(9).await;
+}
+
+#[tokio::test]
+async fn a_manager_that_falls_silent_is_left_for_another_before_the_node_counts_as_down() {
+    let (node, first, second) = (Node::new(), Manager::start().await, Manager::start().await);
+    second.state.lock().index = 9;
+    let wire = Wire::to(&first.addr).await;
+    first.state.lock().managers = vec![wire.addr.clone(), second.addr.clone()];
+    let _agent = node.agent(&[&wire.addr]);
+    first.held(1).await;
+    let cut = Instant::now();
+    wire.cut.send_replace(true);
+    second.held(9).await;
+    let took = cut.elapsed();
+    eprintln!("another manager has the session after {took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
 #[tokio::test]

@@ -25,6 +25,9 @@ use super::remove_stale;
 const CLIENTS: usize = 16;
 /// A request is a short line; more without an end is not one of ours.
 const LINE: usize = 4_096;
+/// Reads of 16 KiB from the task's output in one turn: a pipe holds 64 KiB, 1 MiB at the most that
+/// a task could raise it to.
+const READS: usize = 65;
 /// How often a record that could not be written (a full disk) is tried again.
 const RETRY_MS: u16 = 1_000;
 
@@ -132,10 +135,12 @@ impl Shim {
         }
     }
 
-    /// Moves what the task wrote to its file.
+    /// Moves what the task wrote to its file: at most a pipe's content, so that a task that never
+    /// stops writing does not keep the daemon waiting.
     fn read_output(&mut self) {
         let mut buffer = [0; 16 << 10];
-        while let Some(pipe) = &mut self.pipe {
+        for _ in 0..READS {
+            let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(length) => self.output.append(&buffer[..length]),
