@@ -3,6 +3,7 @@
 //! The lab needs nothing but the kernel and the `shoal` binary; the packet test bed loads programs
 //! and comes with the feature `testbed`, which `xtask` leaves out to stay quick to compile.
 
+pub mod cluster;
 pub mod lab;
 
 use std::path::{Path, PathBuf};

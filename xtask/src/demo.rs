@@ -45,6 +45,9 @@ pub struct Args {
     /// The host to kill: a name, or `leader`, which is the harder case.
     #[arg(long, default_value = "leader")]
     victim: String,
+    /// The lab's prefix, for demos beside each other.
+    #[arg(long, default_value = PREFIX, hide = true)]
+    prefix: String,
 }
 
 /// One promise and whether it was kept.
@@ -65,8 +68,8 @@ struct Demo {
 pub fn run(args: Args) -> Result<ExitCode> {
     setup::for_lab()?;
     let shoal = build::shoal(false)?;
-    guard::guarded(PREFIX, || {
-        let lab = Lab::owned(&root(), PREFIX, 3)?.with_binary(shoal);
+    guard::guarded(&args.prefix, || {
+        let lab = Lab::owned(&root(), &args.prefix, 3)?.with_binary(shoal);
         let mut demo = Demo { lab, started: Instant::now(), promises: Vec::new() };
         let outcome = demo.play(&args.victim);
         if let Err(error) = outcome {

@@ -34,7 +34,11 @@ enum Chore {
     /// Make this machine ready: toolchain, linker, packages. Quiet when nothing is missing.
     Setup,
     /// Build the programs for the kernel.
-    BuildEbpf,
+    BuildEbpf {
+        /// Load them too, and hold their sizes against those recorded.
+        #[arg(long)]
+        sizes: bool,
+    },
     /// Build the programs for the kernel and the `shoal` binary.
     Build {
         /// Optimise, as benchmarks do.
@@ -76,7 +80,12 @@ fn main() -> ExitCode {
 fn run(chore: Chore) -> Result<ExitCode> {
     match chore {
         Chore::Setup => setup::all()?,
-        Chore::BuildEbpf => build::ebpf()?,
+        Chore::BuildEbpf { sizes } => {
+            build::ebpf()?;
+            if sizes {
+                ebpf::sizes()?;
+            }
+        }
         Chore::Build { release } => drop(build::shoal(release)?),
         Chore::Lab(args) => return lab::run(args),
         Chore::Demo(args) => return demo::run(args),

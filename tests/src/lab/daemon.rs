@@ -114,7 +114,15 @@ impl Lab {
     /// # Errors
     /// A daemon does not start or a step of the cluster's making fails.
     pub fn form(&self) -> Result<()> {
-        let nodes = self.nodes();
+        self.form_of(&self.nodes())
+    }
+
+    /// As [`Lab::form`], of some of the hosts; the first one begins the cluster.
+    ///
+    /// # Errors
+    /// A daemon does not start or a step of the cluster's making fails.
+    pub fn form_of(&self, nodes: &[String]) -> Result<()> {
+        let first = nodes.first().context("a cluster has a first node")?;
         std::thread::scope(|scope| {
             let starts: Vec<_> =
                 nodes.iter().map(|host| scope.spawn(move || self.start(host))).collect();
@@ -122,13 +130,13 @@ impl Lab {
                 start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
         })?;
-        self.shoal("n1", &["init"])?;
-        let first = format!("{}:{MANAGER_PORT}", self.addr("n1"));
+        self.shoal(first, &["init"])?;
+        let manager = format!("{}:{MANAGER_PORT}", self.addr(first));
         for host in nodes.iter().skip(1) {
-            self.shoal(host, &["join", "--role", "manager", &first])?;
+            self.shoal(host, &["join", "--role", "manager", &manager])?;
         }
         wait_for("all nodes to be ready", Duration::from_secs(20), || {
-            let listed = self.shoal_json("n1", &["node", "ls", "--format", "json"])?;
+            let listed = self.shoal_json(first, &["node", "ls", "--format", "json"])?;
             let ready = listed.iter().filter(|node| node["Status"] == "Ready").count();
             ensure!(ready == nodes.len(), "{ready} of {} nodes are ready", nodes.len());
             Ok(())

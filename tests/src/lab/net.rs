@@ -136,7 +136,8 @@ pub(crate) fn ip_batch(lines: &str) -> Result<()> {
     Ok(())
 }
 
-fn add_netns(name: &str) -> Result<()> {
+/// Makes a named namespace.
+pub(super) fn add_netns(name: &str) -> Result<()> {
     let output = Command::new("ip")
         .args(["netns", "add", name])
         .output()

@@ -61,6 +61,14 @@ pub fn orphans(root: &Path) -> Result<Vec<Lab>> {
     Ok(found)
 }
 
+/// Whether a living process owns the prefix.
+///
+/// # Errors
+/// The registry cannot be read.
+pub fn is_owned(prefix: &str) -> Result<bool> {
+    Ok(path(prefix).exists() && lock(&path(prefix))?.is_none())
+}
+
 fn path(prefix: &str) -> PathBuf {
     Path::new(DIR).join(prefix)
 }

@@ -16,7 +16,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{CLIENT, Lab, NETNS_DIR, SWITCH, daemon, wait_for};
+use super::{CLIENT, Lab, NETNS_DIR, SWITCH, daemon, plain, wait_for};
 
 impl Lab {
     /// Takes away everything that carries the lab's prefix or lies in its folder.
@@ -50,7 +50,7 @@ impl Lab {
     }
 }
 
-/// Entries `<prefix>-n<i>`, `<prefix>-client`, `<prefix>-sw` of a folder, and no others.
+/// Entries `<prefix>-n<i>`, `<prefix>-client`, … of a folder, and no others.
 fn owned_names(dir: &Path, prefix: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     entries
@@ -64,7 +64,7 @@ fn is_owned(name: &str, prefix: &str) -> bool {
     let host = name.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('-'));
     host.is_some_and(|host| {
         let number = host.strip_prefix('n').unwrap_or_default();
-        [CLIENT, SWITCH].contains(&host)
+        [CLIENT, SWITCH, plain::TASK].contains(&host)
             || (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
     })
 }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn only_names_that_a_lab_makes_are_taken_away() {
-        for name in ["shoal-n1", "shoal-n64", "shoal-client", "shoal-sw"] {
+        for name in ["shoal-n1", "shoal-n64", "shoal-client", "shoal-sw", "shoal-task"] {
             assert!(is_owned(name, "shoal"), "{name}");
         }
         for name in ["shoal", "shoal-", "shoal-n", "shoal-nx", "shoal-n1-x", "shoals-n1", "n1"] {
