@@ -35,8 +35,7 @@ impl Dataplane {
             Some(host) => host,
             None => self.add_veth(&name, link, netns).await?,
         };
-        let host_mac =
-            host.mac.ok_or_else(|| Error::Missing { interface: host.name.clone() })?;
+        let host_mac = host.mac.ok_or_else(|| Error::Missing { interface: host.name.clone() })?;
         let port = TaskPort { ifindex: host.index, host_mac };
 
         // The program before the interface is up: no packet passes by it.

@@ -1,5 +1,9 @@
 //! What can go wrong, with what and where.
+//!
+//! A message holds the whole chain of causes, since one line is what a person gets to see.
 
+use std::error::Error as StdError;
+use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -14,20 +18,20 @@ pub enum LoadError {
         missing: &'static str,
     },
     /// There is no bpffs where pins should be, and none could be mounted.
-    #[error("{}: not a bpffs, and none can be mounted there: {source}", dir.display())]
+    #[error("{}: not a bpffs, and none can be mounted there: {cause}", dir.display())]
     Bpffs {
         /// The pin folder.
         dir: PathBuf,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel lacks something that we cannot do without.
-    #[error("the kernel cannot {feature}: {source}; 6.1 is the oldest that works")]
+    #[error("the kernel cannot {feature}: {}; 6.1 is the oldest that works", chain(cause.as_ref()))]
     Feature {
         /// What it cannot do.
         feature: &'static str,
         /// What it said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn StdError + Send + Sync>,
     },
     /// No interface holds the data-path address, or the chosen one does not exist.
     #[error("no uplink: {0}")]
@@ -47,12 +51,12 @@ pub enum LoadError {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A map could not be read or written.
-    #[error("map {map}: {source}")]
+    #[error("map {map}: {}", chain(cause))]
     Map {
         /// Name of the map.
         map: &'static str,
         /// Why.
-        source: aya::maps::MapError,
+        cause: aya::maps::MapError,
     },
     /// The object lacks a map or a program, or holds one of another kind.
     #[error("eBPF object: {what} {name} is missing or of another kind")]
@@ -62,25 +66,33 @@ pub enum Error {
         /// Its name.
         name: &'static str,
     },
+    /// The verifier refused a program.
+    #[error("program {name}: {}", chain(cause))]
+    Program {
+        /// Its name.
+        name: String,
+        /// Why.
+        cause: aya::programs::ProgramError,
+    },
     /// A program could not be attached.
-    #[error("program {program} on interface {interface}: {source}")]
+    #[error("program {program} on interface {interface}: {}", chain(cause.as_ref()))]
     Attach {
         /// Name of the program.
         program: &'static str,
         /// Name or index of the interface.
         interface: String,
         /// Why.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn StdError + Send + Sync>,
     },
     /// An interface could not be made, changed or read.
-    #[error("interface {interface}: cannot {what}: {source}")]
+    #[error("interface {interface}: cannot {what}: {cause}")]
     Interface {
         /// Name or index of the interface.
         interface: String,
         /// What was tried.
         what: &'static str,
         /// Why.
-        source: rtnetlink::Error,
+        cause: rtnetlink::Error,
     },
     /// An interface of that name belongs to someone else.
     #[error("interface {interface} exists and is not ours (alias {alias:?}): remove it")]
@@ -105,18 +117,32 @@ pub enum Error {
         gateway: IpAddr,
     },
     /// Something outside BPF and netlink failed.
-    #[error("{what}: {source}")]
+    #[error("{what}: {cause}")]
     Io {
         /// What was tried.
         what: String,
         /// Why.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
 impl Error {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
-        move |source| Self::Io { what, source }
+        move |cause| Self::Io { what, cause }
     }
+}
+
+/// An error and its causes: aya's own messages leave out what the kernel said.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            write!(text, ": {cause_text}").expect("a string takes everything");
+        }
+        next = cause.source();
+    }
+    text
 }

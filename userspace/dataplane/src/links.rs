@@ -68,11 +68,8 @@ impl Links {
         name: &str,
         interface: &Interface,
     ) -> Result<(), Error> {
-        let attach_failed = |source: Cause| Error::Attach {
-            program,
-            interface: interface.name.clone(),
-            source,
-        };
+        let attach_failed =
+            |cause: Cause| Error::Attach { program, interface: interface.name.clone(), cause };
         let classifier = classifier(ebpf, program)?;
         let tc = match (self.tc, self.mode) {
             (Some(Tc::Clsact), _) | (None, TcMode::Clsact) => Tc::Clsact,
@@ -121,7 +118,7 @@ impl Links {
                 // Its interface is gone, and the index is used again.
                 Err(error) => debug!(%error, pin = %pin.display(), "pinned link is of no use"),
             }
-            std::fs::remove_file(&pin)?;
+            self.pins.remove_link(&pin_name(name, interface.index))?;
         }
         let id = program.attach_with_options(
             &interface.name,
@@ -150,13 +147,13 @@ impl Links {
             XdpMode::Off => off("not wanted"),
             XdpMode::Native => {
                 self.xdp(ebpf, "xdp-native", AyaXdpMode::Driver, uplink)
-                    .map_err(|source| feature("run XDP in this driver", source))?;
+                    .map_err(|cause| feature("run XDP in this driver", cause))?;
                 self.remove_pins("xdp-generic", None)?;
                 Ok("native")
             }
             XdpMode::Generic => {
                 self.xdp(ebpf, "xdp-generic", AyaXdpMode::Skb, uplink)
-                    .map_err(|source| feature("run XDP on this interface", source))?;
+                    .map_err(|cause| feature("run XDP on this interface", cause))?;
                 self.remove_pins("xdp-native", None)?;
                 Ok("generic")
             }
@@ -204,7 +201,7 @@ impl Links {
                 Ok(()) => return Ok(()),
                 Err(error) => debug!(%error, pin = %pin.display(), "pinned link is of no use"),
             }
-            std::fs::remove_file(&pin)?;
+            self.pins.remove_link(&pin_name(name, uplink.index))?;
         }
         let id = program.attach_to_if_index(uplink.index, mode)?;
         let link: FdLink = program.take_link(id)?.try_into()?;
@@ -253,7 +250,10 @@ fn split_pin_name(pin: &str) -> Option<(&str, u32)> {
     Some((name, index.parse().ok()?))
 }
 
-fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, Error> {
     let missing = Error::Object { what: "program", name };
     match ebpf.program_mut(name).map(<&mut SchedClassifier>::try_from) {
         Some(Ok(program)) => Ok(program),
@@ -261,8 +261,8 @@ fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Sche
     }
 }
 
-fn feature(feature: &'static str, source: Cause) -> LoadError {
-    LoadError::Feature { feature, source }
+fn feature(feature: &'static str, cause: Cause) -> LoadError {
+    LoadError::Feature { feature, cause }
 }
 
 fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), Cause> {

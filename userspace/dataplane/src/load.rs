@@ -171,8 +171,8 @@ impl Dataplane {
 
 /// Needs what the calls need, not a certain user.
 fn check_privileges() -> Result<(), LoadError> {
-    const NEEDED: [(u32, &str); 2] = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
-    const SYS_ADMIN: u32 = 21;
+    // CAP_SYS_ADMIN, the older one, stands for CAP_BPF, too.
+    const NEEDED: [(u64, &str); 2] = [(1 << 12, "CAP_NET_ADMIN"), (1 << 39 | 1 << 21, "CAP_BPF")];
     let status = std::fs::read_to_string("/proc/self/status")
         .map_err(Error::io("read /proc/self/status"))?;
     let held = status
@@ -180,14 +180,10 @@ fn check_privileges() -> Result<(), LoadError> {
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or_default();
-    let has = |bit: u32| held & (1 << bit) != 0;
-    for (bit, name) in NEEDED {
-        // The older capability stands for CAP_BPF.
-        if !has(bit) && !(name == "CAP_BPF" && has(SYS_ADMIN)) {
-            return Err(LoadError::Privilege { missing: name });
-        }
+    match NEEDED.iter().find(|(any_of, _)| held & any_of == 0) {
+        Some((_, missing)) => Err(LoadError::Privilege { missing }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Decides about pinned maps. True: those of another release are put aside and still forward.
@@ -225,10 +221,9 @@ fn load_object(pins: &Pins, options: &Options) -> Result<Ebpf, LoadError> {
         loader.map_pin_path(name, pins.maps().join(name));
     }
     loader.map_max_entries(maps::FLOWS, options.flows_max);
-    let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Feature {
-        feature: "hold the maps",
-        source: error.into(),
-    })?;
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|error| LoadError::Feature { feature: "hold the maps", cause: error.into() })?;
     for (name, program) in ebpf.programs_mut() {
         let loaded = match program {
             Program::Xdp(program) => program.load(),
@@ -240,7 +235,7 @@ fn load_object(pins: &Pins, options: &Options) -> Result<Ebpf, LoadError> {
         };
         loaded.map_err(|error| LoadError::Feature {
             feature: "run the programs",
-            source: format!("{name}: {error}").into(),
+            cause: Box::new(Error::Program { name: name.to_owned(), cause: error }),
         })?;
     }
     Ok(ebpf)

@@ -31,18 +31,14 @@ impl Lower for Dataplane {
                 LoadError::Other(error) => error,
                 error => Error::Io {
                     what: "change over to this release".into(),
-                    source: std::io::Error::other(error),
+                    cause: std::io::Error::other(error),
                 },
             })?;
         }
         Ok(steps.len())
     }
 
-    async fn attach(
-        &mut self,
-        link: &TaskLink,
-        netns: BorrowedFd<'_>,
-    ) -> Result<TaskPort, Error> {
+    async fn attach(&mut self, link: &TaskLink, netns: BorrowedFd<'_>) -> Result<TaskPort, Error> {
         self.attach_task(link, netns).await
     }
 

@@ -88,8 +88,7 @@ impl Neighbours {
         map: Array<MapData, Node>,
         numbers: HashMap<MapData, Address, u32>,
     ) -> Result<Self, Error> {
-        let mut nodes =
-            Nodes { map, numbers, wanted: BTreeMap::new(), hops: StdHashMap::new() };
+        let mut nodes = Nodes { map, numbers, wanted: BTreeMap::new(), hops: StdHashMap::new() };
         nodes.wanted = nodes.read()?;
         // What the last process knew is right until the kernel says otherwise.
         nodes.hops = nodes.read_hops()?;
@@ -121,10 +120,8 @@ impl Neighbours {
 
 impl Nodes {
     fn read_entries(&self) -> Result<Vec<(u16, Node)>, Error> {
-        let io = |source| Error::Map {
-            map: maps::NODES,
-            source: aya::maps::MapError::IoError(source),
-        };
+        let io =
+            |cause| Error::Map { map: maps::NODES, cause: aya::maps::MapError::IoError(cause) };
         let entries: Vec<Node> = sys::read_array(fd(&self.map), NODES_MAX).map_err(io)?;
         let used = |(_, node): &(u16, Node)| *node != Node::default();
         Ok((0..).zip(entries).filter(used).collect())
@@ -225,8 +222,7 @@ async fn follow(shared: &Shared, managed: &mut BTreeSet<(u32, IpAddr)>) -> Resul
     // Questions have their own socket, so that lost reports never take an answer with them.
     let net = Net::open().map_err(Error::io("open a netlink socket"))?;
     loop {
-        let addresses: BTreeSet<Address> =
-            shared.nodes.lock().wanted.values().copied().collect();
+        let addresses: BTreeSet<Address> = shared.nodes.lock().wanted.values().copied().collect();
         let hops = resolve(&net, &addresses, managed).await?;
         shared.nodes.lock().learn(hops)?;
         loop {
@@ -272,12 +268,8 @@ async fn resolve(
     addresses: &BTreeSet<Address>,
     managed: &mut BTreeSet<(u32, IpAddr)>,
 ) -> Result<StdHashMap<Address, Hop>, Error> {
-    let interfaces: StdHashMap<u32, Interface> = net
-        .interfaces()
-        .await?
-        .into_iter()
-        .map(|interface| (interface.index, interface))
-        .collect();
+    let interfaces: StdHashMap<u32, Interface> =
+        net.interfaces().await?.into_iter().map(|interface| (interface.index, interface)).collect();
     let known: StdHashMap<(u32, IpAddr), NeighbourMessage> = neighbours(net).await?;
     let mut hops = StdHashMap::new();
     let mut now_managed = BTreeSet::new();
@@ -314,12 +306,12 @@ struct Way {
 /// The kernel's route to a node; `None` while there is none, and for this host itself.
 async fn route(net: &Net, node: IpAddr) -> Option<Way> {
     let question = match node {
-        IpAddr::V4(node) => RouteMessageBuilder::<std::net::Ipv4Addr>::new()
-            .destination_prefix(node, 32)
-            .build(),
-        IpAddr::V6(node) => RouteMessageBuilder::<Ipv6Addr>::new()
-            .destination_prefix(node, 128)
-            .build(),
+        IpAddr::V4(node) => {
+            RouteMessageBuilder::<std::net::Ipv4Addr>::new().destination_prefix(node, 32).build()
+        }
+        IpAddr::V6(node) => {
+            RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(node, 128).build()
+        }
     };
     let answer = net.handle.route().get(question).execute().boxed().try_next().await;
     let answer: RouteMessage = answer.ok().flatten()?;

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures::{StreamExt, TryStreamExt};
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -13,9 +12,7 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoVeth, InfoVxlan, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
 };
-use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder,
-};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, RouteMessageBuilder};
 use shoal_datapath::abi::Mac;
 use tokio::task::JoinHandle;
 
@@ -152,8 +149,7 @@ impl Net {
     pub(crate) async fn no_own_address(&self, index: u32) -> Result<(), rtnetlink::Error> {
         let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
         let spec = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![none])]);
-        let message =
-            LinkUnspec::new_with_index(index).append_extra_attribute(spec).build();
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(spec).build();
         self.handle.link().set(message).execute().await
     }
 
@@ -240,7 +236,7 @@ pub(crate) fn failed(
     what: &'static str,
 ) -> impl FnOnce(rtnetlink::Error) -> Error {
     let interface = interface.to_owned();
-    move |source| Error::Interface { interface, what, source }
+    move |cause| Error::Interface { interface, what, cause }
 }
 
 fn found(
@@ -308,12 +304,4 @@ fn vxlan(infos: &[LinkInfo]) -> Option<(u16, bool)> {
         }
     }
     Some(found)
-}
-
-/// Address family of an address, in netlink's words.
-pub(crate) fn family(address: IpAddr) -> AddressFamily {
-    match address {
-        IpAddr::V4(_) => AddressFamily::Inet,
-        IpAddr::V6(_) => AddressFamily::Inet6,
-    }
 }

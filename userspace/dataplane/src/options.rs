@@ -67,8 +67,7 @@ impl Options {
 
     /// Name of the host's side of a task's veth.
     pub(crate) fn veth_name(&self, task_id: &str) -> String {
-        let id: String =
-            task_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        let id: String = task_id.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         format!("{}{id}", self.veth_prefix())
     }
 }

@@ -1,6 +1,6 @@
 //! Where maps and links are kept while no process holds them.
 //!
-//! `maps/NAME` and `links/NAME-IFINDEX`. The maps of another release are put aside as `maps.old`
+//! `maps/NAME` and `links/NAME-IFINDEX`. The maps of another release are put aside as `maps-old`
 //! until the first plan has filled the new ones: see [`Pins::put_aside`].
 
 use std::fs;
@@ -9,8 +9,13 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tracing::debug;
 
 use crate::error::{Error, LoadError};
+use crate::sys;
+
+/// What the kernel itself puts into every bpffs.
+const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
 
 /// The pin folder.
 #[derive(Clone, Debug)]
@@ -21,7 +26,7 @@ pub(crate) struct Pins {
 impl Pins {
     /// Opens the folder, mounting a bpffs on it if it is on none.
     pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
-        let bpffs = |source| LoadError::Bpffs { dir: dir.to_owned(), source };
+        let bpffs = |cause| LoadError::Bpffs { dir: dir.to_owned(), cause };
         // On a bpffs, only folders can be made, and only there would it be found again.
         fs::create_dir_all(dir).map_err(bpffs)?;
         if !is_bpffs(dir).map_err(bpffs)? {
@@ -48,8 +53,9 @@ impl Pins {
         self.dir.join("links")
     }
 
+    /// No dot in the name: a bpffs refuses it.
     fn old_maps(&self) -> PathBuf {
-        self.dir.join("maps.old")
+        self.dir.join("maps-old")
     }
 
     /// Puts the maps of another release aside. The programs attached now keep forwarding with
@@ -89,26 +95,41 @@ impl Pins {
         Ok(names.collect())
     }
 
-    /// Removes a pinned link, which detaches its program.
+    /// Detaches a pinned link's program and removes the pin.
     pub(crate) fn remove_link(&self, name: &str) -> Result<(), Error> {
-        ignore_missing(fs::remove_file(self.links().join(name)))
+        let pin = self.links().join(name);
+        if let Err(error) = sys::detach_pinned(&pin) {
+            // Its interface may be gone, and the program with it.
+            debug!(%error, name, "detaching a pinned link");
+        }
+        ignore_missing(fs::remove_file(pin))
             .map_err(Error::io(format!("remove pinned link {name}")))
     }
 
     /// Removes everything, and the mount if it is our own.
     pub(crate) fn remove_all(&self) -> Result<(), Error> {
+        for link in self.link_names()? {
+            self.remove_link(&link)?;
+        }
         for dir in [self.links(), self.maps(), self.old_maps()] {
             remove_dir(&dir)?;
         }
         if is_mount_point(&self.dir).map_err(Error::io("look at the pin folder"))? {
-            let empty = fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_none());
-            if empty {
-                nix::mount::umount(&self.dir)
-                    .map_err(|error| Error::io("unmount the bpffs")(error.into()))?;
+            let others = fs::read_dir(&self.dir)
+                .map_err(Error::io("list the pin folder"))?
+                .filter_map(Result::ok)
+                .any(|entry| !KERNELS_OWN.iter().any(|own| entry.file_name() == *own));
+            if others {
+                return Ok(());
             }
-            return Ok(());
+            nix::mount::umount(&self.dir)
+                .map_err(|error| Error::io("unmount the bpffs")(error.into()))?;
         }
-        ignore_missing(fs::remove_dir(&self.dir)).map_err(Error::io("remove the pin folder"))
+        // Whoever keeps other things in it keeps the folder.
+        match fs::remove_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            result => ignore_missing(result).map_err(Error::io("remove the pin folder")),
+        }
     }
 }
 

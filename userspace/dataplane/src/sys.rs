@@ -1,19 +1,23 @@
 //! The few system calls that no crate wraps: reading a map in batches, deleting from an array of
-//! maps, an interface's driver, and a netlink socket in another network namespace.
+//! maps, detaching a pinned link, an interface's driver, and work in another network namespace.
 
 #![allow(unsafe_code, reason = "bpf(2), ioctl(2) and setns(2) have no safe wrapper for this")]
 
-use std::ffi::{c_char, c_ulong};
+use std::ffi::{CString, c_char, c_ulong};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use aya::Pod;
 use nix::sched::{CloneFlags, setns};
 
 /// Commands of bpf(2), `enum bpf_cmd` in the kernel's `uapi/linux/bpf.h`.
 const MAP_DELETE_ELEM: libc::c_long = 3;
+const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const LINK_DETACH: libc::c_long = 34;
 
 /// `bpf_attr` for deleting one element.
 #[repr(C)]
@@ -23,6 +27,20 @@ struct ElementAttr {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// `bpf_attr` for opening a pinned object.
+#[repr(C)]
+struct PathAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `bpf_attr` for detaching a link.
+#[repr(C)]
+struct LinkAttr {
+    link_fd: u32,
 }
 
 /// `bpf_attr` for batches.
@@ -61,12 +79,32 @@ pub(crate) fn delete_inner_map(map: BorrowedFd<'_>, index: u32) -> io::Result<()
     }
 }
 
+/// Detaches a pinned link's program now. Removing the pin alone would do it some time later, and
+/// the interface would refuse the next program until then.
+pub(crate) fn detach_pinned(pin: &Path) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let attr = PathAttr { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: `attr` has the layout of the command's part of `bpf_attr`, its size is passed, and
+    // the path outlives the call.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const attr, size_of::<PathAttr>()) };
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let attr = LinkAttr { link_fd: fd.as_raw_fd().cast_unsigned() };
+    // SAFETY: as above; the command takes no pointer.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw const attr, size_of::<LinkAttr>())
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Reads all `count` values of an array map with few calls: one by one, 131072 frontends would
 /// cost a restart a tenth of a second.
-pub(crate) fn read_array<T: Pod + Default>(
-    map: BorrowedFd<'_>,
-    count: u32,
-) -> io::Result<Vec<T>> {
+pub(crate) fn read_array<T: Pod + Default>(map: BorrowedFd<'_>, count: u32) -> io::Result<Vec<T>> {
     let mut keys = vec![0_u32; count as usize];
     let mut values = vec![T::default(); count as usize];
     let mut position = 0_u32;

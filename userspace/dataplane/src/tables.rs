@@ -8,9 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aya::Ebpf;
-use aya::maps::{
-    Array, ArrayOfMaps, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray,
-};
+use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray};
 use shoal_datapath::Reason;
 use shoal_datapath::abi::{
     Address, BACKENDS_MAX, Backend, Config, Counter, Endpoint, EndpointKey, FRONTENDS_MAX,
@@ -46,11 +44,11 @@ where
 
 /// For `map_err`: which map it was.
 pub(crate) fn failed(map: &'static str) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map { map, source }
+    move |cause| Error::Map { map, cause }
 }
 
 fn io_failed(map: &'static str) -> impl Fn(std::io::Error) -> Error {
-    move |source| Error::Map { map, source: MapError::IoError(source) }
+    move |cause| Error::Map { map, cause: MapError::IoError(cause) }
 }
 
 /// Key of a task in `ENDPOINTS`.
@@ -78,13 +76,14 @@ impl Tables {
     /// What the kernel holds of a plan, without the nodes. Its index is 0: no map holds one.
     pub(crate) fn read(&self) -> Result<Plan, Error> {
         let mut plan = Plan { node: self.config()?.node, ..Plan::default() };
-        let frontends: Vec<Frontend> =
-            sys::read_array(fd(&self.frontends), FRONTENDS_MAX).map_err(io_failed(maps::FRONTENDS))?;
+        let frontends: Vec<Frontend> = sys::read_array(fd(&self.frontends), FRONTENDS_MAX)
+            .map_err(io_failed(maps::FRONTENDS))?;
         let held = (0..).zip(frontends).filter(|(_, frontend)| *frontend != Frontend::default());
         plan.frontends = held.collect();
         let backends: Vec<Backend> =
             sys::read_array(fd(&self.backends), BACKENDS_MAX).map_err(io_failed(maps::BACKENDS))?;
-        let held = (0..).zip(backends).filter(|(_, backend)| *backend != Backend::default());
+        let held =
+            (0..=u16::MAX).zip(backends).filter(|(_, backend)| *backend != Backend::default());
         plan.backends = held.collect();
         for service in 1..SERVICES_MAX {
             match self.rings.get(&service, 0) {
@@ -114,14 +113,14 @@ impl Tables {
         for (to, from) in ring.slots.iter_mut().zip(slots) {
             *to = *from;
         }
-        let mut inner: Array<MapData, Ring> =
-            Array::create(1, 0).map_err(failed(maps::RINGS))?;
-        inner.set(0, &*ring, 0).map_err(failed(maps::RINGS))?;
+        let mut inner: Array<MapData, Ring> = Array::create(1, 0).map_err(failed(maps::RINGS))?;
+        inner.set(0, ring.as_ref(), 0).map_err(failed(maps::RINGS))?;
         self.rings.set(service.into(), &inner, 0).map_err(failed(maps::RINGS))
     }
 
     pub(crate) fn drop_ring(&mut self, service: u16) -> Result<(), Error> {
-        sys::delete_inner_map(self.rings_data.fd().as_fd(), service.into()).map_err(io_failed(maps::RINGS))
+        sys::delete_inner_map(self.rings_data.fd().as_fd(), service.into())
+            .map_err(io_failed(maps::RINGS))
     }
 
     pub(crate) fn config(&self) -> Result<Config, Error> {

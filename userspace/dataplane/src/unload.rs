@@ -21,7 +21,8 @@ pub async fn unload(options: &Options) -> Result<(), Error> {
     let net = Net::open().map_err(Error::io("open a netlink socket"))?;
     let pins = Pins::find(&options.pin_dir);
     if let Some(pins) = &pins
-        && let Some(config) = pinned::<Config>(pins, maps::CONFIG).and_then(|map| map.get(&0, 0).ok())
+        && let Some(config) =
+            pinned::<Config>(pins, maps::CONFIG).and_then(|map| map.get(&0, 0).ok())
     {
         let hops = next_hops(pins);
         for (address, mac) in managed_on(&net, config.uplink).await? {

@@ -1,0 +1,403 @@
+//! One host: what is in the kernel after each call.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
+
+mod common;
+
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, Map, MapData};
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
+use common::{Host, Ns, Task, load, needs_root, plan, task, until};
+use shoal_api::BackendState;
+use shoal_datapath::abi::{
+    Address, Backend, Config, Endpoint, EndpointKey, Flow, FlowKey, Node, maps,
+};
+use shoal_dataplane::{Options, TcMode, XdpMode, unload};
+use shoal_routing::{Lower, Plan};
+
+fn pinned(pins: &Path, name: &str) -> Map {
+    Map::from_map_data(MapData::from_pin(pins.join("maps").join(name)).unwrap()).unwrap()
+}
+
+fn array<T: aya::Pod>(pins: &Path, name: &str) -> Array<MapData, T> {
+    pinned(pins, name).try_into().unwrap()
+}
+
+/// As the maps hold it: without the index.
+fn held(plan: &Plan) -> Plan {
+    Plan { index: 0, ..plan.clone() }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Ids of the programs on the ingress of an interface.
+fn programs_on(interface: &str) -> Vec<u32> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).unwrap();
+    programs.iter().map(aya::programs::ProgramInfo::id).collect()
+}
+
+#[test]
+fn a_plan_is_read_back_as_it_was_written() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    host.ns.block_on(|| async {
+        let mut dataplane = load(&host.options).await;
+        assert_eq!(dataplane.read().unwrap(), Plan::default());
+        let first = plan(1, 3, &[task(7, 1), task(8, 2)]);
+        let steps = dataplane.apply(&first).await.unwrap();
+        // Own number, 3 nodes, 2 backends, 1 ring, 2 frontends.
+        assert_eq!(steps, 9);
+        assert_eq!(dataplane.read().unwrap(), held(&first));
+        let draining = Task { state: BackendState::Draining, ..task(8, 2) };
+        let second = plan(1, 2, &[task(7, 1), draining, task(9, 2)]);
+        dataplane.apply(&second).await.unwrap();
+        assert_eq!(dataplane.read().unwrap(), held(&second));
+        assert_eq!(dataplane.apply(&second).await.unwrap(), 0);
+        let none = plan(1, 1, &[]);
+        dataplane.apply(&none).await.unwrap();
+        assert_eq!(dataplane.read().unwrap(), held(&none));
+    });
+}
+
+#[test]
+fn the_programs_know_their_node_and_its_addresses() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    host.ns.sh("ip addr add 192.0.2.9/32 dev eth0");
+    host.ns.block_on(|| async {
+        let mut dataplane = load(&host.options).await;
+        dataplane.apply(&plan(1, 2, &[])).await.unwrap();
+        let config: Config = array(host.pin_dir(), maps::CONFIG).get(&0, 0).unwrap();
+        let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+        assert_eq!((config.uplink, config.vxlan), (index("eth0"), index("shoal-vx")));
+        assert_eq!((config.node, config.vxlan_port), (1, 4789));
+        let addresses: HashMap<_, Address, u32> =
+            pinned(host.pin_dir(), maps::ADDRESSES).try_into().unwrap();
+        let mut held: Vec<u8> = addresses.keys().map(|address| address.unwrap()[15]).collect();
+        held.sort_unstable();
+        assert_eq!(held, [1, 9]);
+        let numbers: HashMap<_, Address, u32> =
+            pinned(host.pin_dir(), maps::NODE_NUMBERS).try_into().unwrap();
+        let mut held: Vec<(u8, u32)> =
+            numbers.iter().map(Result::unwrap).map(|(address, n)| (address[15], n)).collect();
+        held.sort_unstable();
+        assert_eq!(held, [(1, 1), (2, 2)]);
+    });
+}
+
+#[test]
+fn a_restart_changes_nothing_that_was_right() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    let flow = FlowKey { client: [1; 16], task: [2; 16], protocol: 6, ..FlowKey::default() };
+    let flows = || -> HashMap<MapData, FlowKey, Flow> {
+        // aya has one type for a table and for one that forgets the oldest.
+        pinned(host.pin_dir(), maps::FLOWS).try_into().unwrap()
+    };
+    let plan = plan(1, 2, &[task(7, 1), task(8, 2)]);
+    host.ns.block_on(|| async {
+        let mut first = load(&host.options).await;
+        first.apply(&plan).await.unwrap();
+        flows().insert(flow, Flow { frontend_port: 1, ..Flow::default() }, 0).unwrap();
+        let links = names(&host.pin_dir().join("links"));
+        let before = programs_on("eth0");
+        assert_eq!(before.len(), 1);
+        drop(first);
+        assert_eq!(programs_on("eth0"), before, "a program stays when its process goes");
+
+        let mut second = load(&host.options).await;
+        assert_eq!(names(&host.pin_dir().join("links")), links);
+        assert_eq!(programs_on("eth0").len(), 1, "the program was swapped, not added");
+        assert_eq!(second.read().unwrap(), held(&plan));
+        assert_eq!(second.apply(&plan).await.unwrap(), 0);
+        assert_eq!(flows().get(&flow, 0).unwrap().frontend_port, 1);
+    });
+}
+
+#[test]
+fn drift_is_found_and_repaired() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    let plan = plan(1, 2, &[task(7, 1), task(8, 2)]);
+    host.ns.block_on(|| async {
+        let mut dataplane = load(&host.options).await;
+        dataplane.apply(&plan).await.unwrap();
+        assert_eq!(dataplane.resync().await.unwrap(), 0);
+        let mut backends: Array<_, Backend> = array(host.pin_dir(), maps::BACKENDS);
+        backends.set(7, Backend::default(), 0).unwrap();
+        backends.set(99, Backend { node: 1, ..Backend::default() }, 0).unwrap();
+        let mut numbers: HashMap<_, Address, u32> =
+            pinned(host.pin_dir(), maps::NODE_NUMBERS).try_into().unwrap();
+        numbers.insert([9; 16], 9, 0).unwrap();
+        assert!(dataplane.resync().await.unwrap() > 0);
+        assert_eq!(dataplane.read().unwrap(), held(&plan));
+        assert!(numbers.get(&[9; 16], 0).is_err());
+        assert_eq!(dataplane.resync().await.unwrap(), 0);
+        assert!(dataplane.repaired() > 0);
+    });
+}
+
+#[test]
+fn a_task_gets_its_interface_and_loses_it() {
+    if !needs_root() {
+        return;
+    }
+    for mode in [TcMode::Auto, TcMode::Clsact] {
+        let mut host = Host::alone();
+        host.options.tc = mode;
+        let inside = Ns::new();
+        let link = task(7, 1).link();
+        host.ns.block_on(|| async {
+            let mut dataplane = load(&host.options).await;
+            let port = dataplane.attach(&link, inside.fd()).await.unwrap();
+            let mac = port.host_mac.map(|byte| format!("{byte:02x}")).join(":");
+
+            assert_eq!(
+                inside.sh("ip -4 -br addr show eth0").split_whitespace().nth(2),
+                Some("10.0.0.7/24")
+            );
+            let routes = inside.sh("ip -4 route");
+            assert_eq!(routes.trim(), "default via 10.0.0.1 dev eth0 proto static onlink");
+            let neighbours = inside.sh("ip neigh");
+            assert!(neighbours.contains(&format!("10.0.0.1 dev eth0 lladdr {mac} PERMANENT")));
+            let interface = inside.sh("ip link show eth0");
+            assert!(interface.contains("mtu 1450") && interface.contains("02:42:0a:00:00:07"));
+            assert!(inside.sh("ip -br link show lo").contains("LOOPBACK,UP"));
+
+            let endpoints = || -> HashMap<MapData, EndpointKey, Endpoint> {
+                pinned(host.pin_dir(), maps::ENDPOINTS).try_into().unwrap()
+            };
+            let key = EndpointKey { mac: link.mac, pad: [0; 2] };
+            let endpoint = endpoints().get(&key, 0).unwrap();
+            assert_eq!((endpoint.ifindex, endpoint.gateway), (port.ifindex, port.host_mac));
+            assert_eq!(endpoint.address[12..], [10, 0, 0, 7]);
+            match mode {
+                TcMode::Clsact => {
+                    let filters = host.ns.sh("tc filter show dev shvtask7 ingress");
+                    assert_eq!(filters.matches("direct-action").count(), 1, "{filters}");
+                }
+                _ => assert_eq!(programs_on("shvtask7").len(), 1),
+            }
+
+            // The same again, also by the next process, finds its work done.
+            assert_eq!(dataplane.attach(&link, inside.fd()).await.unwrap(), port);
+            drop(dataplane);
+            let mut dataplane = load(&host.options).await;
+            assert_eq!(dataplane.attach(&link, inside.fd()).await.unwrap(), port);
+
+            dataplane.detach(&link.task_id).await.unwrap();
+            assert!(endpoints().get(&key, 0).is_err());
+            assert!(!host.ns.sh("ip -br link").contains("shv"));
+            assert!(!inside.sh("ip -br link").contains("eth0"));
+            dataplane.detach(&link.task_id).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_task_whose_namespace_died_leaves_nothing() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    host.ns.block_on(|| async {
+        let mut dataplane = load(&host.options).await;
+        let inside = Ns::new();
+        let link = task(7, 1).link();
+        dataplane.attach(&link, inside.fd()).await.unwrap();
+        drop(inside);
+        // The kernel takes namespaces down in the background.
+        until(|| match host.ns.sh("ip -br link") {
+            links if links.contains("shv") => Err(links),
+            _ => Ok(()),
+        })
+        .await;
+        dataplane.detach(&link.task_id).await.unwrap();
+        let endpoints: HashMap<MapData, EndpointKey, Endpoint> =
+            pinned(host.pin_dir(), maps::ENDPOINTS).try_into().unwrap();
+        assert_eq!(endpoints.keys().count(), 0);
+        let links = names(&host.pin_dir().join("links"));
+        assert!(!links.iter().any(|link| link.starts_with("task-")), "{links:?}");
+    });
+}
+
+#[test]
+fn next_hops_follow_the_kernel() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::new([10, 88, 0, 1].into());
+    let switch = common::Switch::new();
+    switch.plug(&host.ns, "10.88.0.1");
+    let peer = Ns::new();
+    host.ns.block_on(|| async {
+        let mut dataplane = load(&host.options).await;
+        dataplane.apply(&plan(1, 2, &[task(8, 2)])).await.unwrap();
+        let node =
+            |number: u32| -> Node { array(host.pin_dir(), maps::NODES).get(&number, 0).unwrap() };
+        assert_eq!(node(2).ifindex, 0, "nobody is there yet");
+        // From here on nothing but the kernel's own reports tells of the peer.
+        switch.plug(&peer, "10.88.0.2");
+        let mac = |text: &str| shoal_routing::plan::parse_mac(text).unwrap();
+        peer.sh("ip link set eth0 down; ip link set eth0 address 02:00:00:00:00:22; \
+                 ip link set eth0 up");
+        until(|| match node(2) {
+            node if node.ifindex != 0 && node.next_hop == mac("02:00:00:00:00:22") => Ok(()),
+            other => Err(other),
+        })
+        .await;
+        let own = host.ns.sh("cat /sys/class/net/eth0/address || ip -br link show eth0");
+        assert_eq!(node(2).mtu, 1500, "{own}");
+        assert!(host.ns.sh("ip neigh").contains("managed"));
+
+        host.ns.sh("ip route add 10.88.0.2/32 via 10.88.0.3 dev eth0");
+        until(|| match node(2) {
+            node if node.ifindex == 0 => Ok(()),
+            other => Err(other),
+        })
+        .await;
+        host.ns.sh("ip neigh add 10.88.0.3 lladdr 02:00:00:00:00:33 dev eth0 nud reachable || \
+                    ip neigh replace 10.88.0.3 lladdr 02:00:00:00:00:33 dev eth0 nud reachable");
+        until(|| match node(2) {
+            node if node.next_hop == mac("02:00:00:00:00:33") => Ok(()),
+            other => Err(other),
+        })
+        .await;
+        // A number used for another address takes its next hop along at once, or none.
+        dataplane.apply(&plan(1, 1, &[])).await.unwrap();
+        assert_eq!(node(2), Node::default());
+    });
+}
+
+#[test]
+fn unloading_leaves_nothing() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    let inside = Ns::new();
+    host.ns.block_on(|| async {
+        let before = host.ns.sh("ip -br link | cut -d' ' -f1; ip neigh");
+        let mut dataplane = load(&host.options).await;
+        dataplane.apply(&plan(1, 2, &[task(7, 1), task(8, 2)])).await.unwrap();
+        dataplane.attach(&task(7, 1).link(), inside.fd()).await.unwrap();
+        drop(dataplane);
+        unload(&host.options).await.unwrap();
+        assert_eq!(programs_on("eth0"), []);
+        assert!(!host.ns.sh("ip link show eth0").contains("xdp"));
+        let after = host.ns.sh("ip -br link | cut -d' ' -f1; ip neigh show nud permanent");
+        assert!(before.starts_with(after.trim_end()), "{after}");
+        assert!(!host.pin_dir().exists());
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+        assert!(!mounts.contains(host.pin_dir().to_str().unwrap()));
+        unload(&host.options).await.unwrap();
+    });
+}
+
+#[test]
+fn maps_of_another_release_forward_until_the_first_plan() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    host.ns.block_on(|| async {
+        let mut first = load(&host.options).await;
+        first.apply(&plan(1, 2, &[task(7, 1)])).await.unwrap();
+        drop(first);
+        let mut config: Array<_, Config> = array(host.pin_dir(), maps::CONFIG);
+        let old = config.get(&0, 0).unwrap();
+        config.set(0, Config { abi: old.abi + 1, ..old }, 0).unwrap();
+        let forwarding = programs_on("eth0");
+
+        for _ in 0..2 {
+            // Also a start that comes to no plan leaves what forwards.
+            let waiting = load(&host.options).await;
+            assert_eq!(waiting.read().unwrap(), Plan::default());
+            assert_eq!(programs_on("eth0"), forwarding);
+        }
+        let mut second = load(&host.options).await;
+        let plan = plan(1, 2, &[task(8, 2)]);
+        second.apply(&plan).await.unwrap();
+        assert_eq!(second.read().unwrap(), held(&plan));
+        assert_ne!(programs_on("eth0"), forwarding);
+        assert_eq!(programs_on("eth0").len(), 1);
+        assert!(!host.pin_dir().join("maps-old").exists());
+    });
+}
+
+#[test]
+fn what_cannot_work_is_said_and_nothing_is_made() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    host.ns.block_on(|| async {
+        let error = |options: Options| async move {
+            match shoal_dataplane::Dataplane::load(options).await {
+                Ok(_) => panic!("loaded"),
+                Err(error) => error.to_string(),
+            }
+        };
+        let elsewhere = Options::new(host.pin_dir(), [192, 0, 2, 1].into());
+        assert_eq!(error(elsewhere).await, "no uplink: no interface has the address 192.0.2.1");
+        let nowhere = Options { uplink: Some("nope".into()), ..host.options.clone() };
+        assert_eq!(error(nowhere).await, "no uplink: interface nope does not exist");
+        assert!(!host.pin_dir().exists());
+
+        host.ns.sh("ip link add other type vxlan external dstport 4789 && ip link set other up");
+        let taken = "UDP port 4789 has another VXLAN device already: choose another port or \
+                     remove it";
+        assert_eq!(error(host.options.clone()).await, taken);
+        assert!(!host.ns.sh("ip -br link").contains("shoal-vx"));
+    });
+}
+
+#[test]
+fn the_choice_of_hooks_is_kept_and_can_be_changed() {
+    if !needs_root() {
+        return;
+    }
+    let mut host = Host::alone();
+    let cases = [
+        (XdpMode::Auto, TcMode::Auto, "native", "tcx"),
+        (XdpMode::Generic, TcMode::Tcx, "generic", "tcx"),
+        (XdpMode::Native, TcMode::Clsact, "native", "clsact"),
+        (XdpMode::Off, TcMode::Auto, "off", "tcx"),
+    ];
+    for (xdp, tc, wanted_xdp, wanted_tc) in cases {
+        host.options.xdp = xdp;
+        host.options.tc = tc;
+        for _ in 0..2 {
+            let choices = host.ns.block_on(|| async { load(&host.options).await.choices() });
+            let chosen =
+                |name: &str| choices.iter().find(|(known, _)| known == name).unwrap().1.clone();
+            assert_eq!((chosen("xdp").as_str(), chosen("tc").as_str()), (wanted_xdp, wanted_tc));
+            let interface = host.ns.sh("ip link show eth0");
+            assert_eq!(interface.contains("xdpgeneric"), wanted_xdp == "generic");
+            assert_eq!(interface.contains("prog/xdp"), wanted_xdp != "off", "{interface}");
+            let filters = host.ns.sh("tc filter show dev eth0 ingress 2>/dev/null || true");
+            assert_eq!(
+                filters.matches("direct-action").count(),
+                usize::from(wanted_tc == "clsact")
+            );
+            let tcx = host.ns.run(|| programs_on("eth0").len());
+            assert_eq!(tcx, usize::from(wanted_tc == "tcx"));
+        }
+    }
+}
