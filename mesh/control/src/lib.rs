@@ -25,3 +25,6 @@ mod store;
 pub use control::{Answer, Control, Input, Step};
 pub use refusal::{Refusal, RefusalKind};
 pub use store::{Claim, Conflict, Store};
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 //!
 //! Source: `SwarmKit`, manager/orchestrator/{replicated,restart}.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,23 +194,26 @@ impl Turn<'_, '_> {
 
     fn remove_surplus(&mut self, filled: &BTreeSet<u64>, surplus: u64) {
         let mut on_node: BTreeMap<String, u64> = BTreeMap::new();
-        let mut candidates: BTreeMap<u64, (bool, String)> =
-            filled.iter().map(|slot| (*slot, (false, String::new()))).collect();
+        let mut candidates: BTreeMap<u64, (u8, String)> =
+            filled.iter().map(|slot| (*slot, (0, String::new()))).collect();
         let tasks: Vec<_> = self.draft.tasks_of_service(&self.service.id).cloned().collect();
         for task in tasks.iter().filter(|task| is_wanted(task)) {
-            let runs = task.state() == TaskState::Running;
-            candidates.insert(task.slot, (runs, task.node_id.clone()));
+            let loss = match task.state() {
+                TaskState::Running => 2,
+                state if state >= TaskState::Assigned => 1,
+                _ => 0,
+            };
+            candidates.insert(task.slot, (loss, task.node_id.clone()));
             *on_node.entry(task.node_id.clone()).or_default() += 1;
         }
         for _ in 0..surplus {
             if self.is_full() {
                 return;
             }
-            let rank = |slot: u64, runs: bool, node: &String| {
-                (!runs, on_node.get(node).copied().unwrap_or(0), slot)
-            };
-            let worst =
-                candidates.iter().max_by_key(|(slot, (runs, node))| rank(**slot, *runs, node));
+            let tasks_on = |node| on_node.get(node).copied().unwrap_or(0);
+            let worst = candidates
+                .iter()
+                .max_by_key(|(slot, (loss, node))| (Reverse(*loss), tasks_on(node), **slot));
             let Some((slot, (_, node))) = worst.map(|(slot, at)| (*slot, at.clone())) else {
                 return;
             };
@@ -217,7 +221,11 @@ impl Turn<'_, '_> {
             if let Some(count) = on_node.get_mut(&node) {
                 *count = count.saturating_sub(1);
             }
-            for task in tasks.iter().filter(|task| task.slot == slot) {
+            // The one that fills the slot goes last: where the batch ends before, the slot is still
+            // filled and its turn comes again.
+            let of_slot = tasks.iter().filter(|task| task.slot == slot);
+            let (live, old): (Vec<_>, Vec<_>) = of_slot.partition(|task| is_wanted(task));
+            for task in old.into_iter().chain(live) {
                 self.want(task, TaskState::Remove);
             }
         }

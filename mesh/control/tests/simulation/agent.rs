@@ -1,0 +1,215 @@
+//! One node's agent: a session that may break, tasks that start, fail and stop in their own time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use shoal_api::assignment_change::Item;
+use shoal_api::id::IdSource;
+use shoal_api::time::Timestamp;
+use shoal_api::{
+    Assignments, AssignmentsType, RouteBackend, RouteNode, RouteService, SessionRequest, Task,
+    TaskState, TaskStatus, TaskStatusUpdate,
+};
+use shoal_control::Input;
+
+use crate::world::Dice;
+
+/// A task as the node runs it.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub task: Task,
+    pub state: TaskState,
+    /// When it takes its next step.
+    next: Timestamp,
+    /// State that the leader confirmed.
+    confirmed: TaskState,
+}
+
+/// One node's agent.
+#[derive(Debug)]
+pub struct Agent {
+    pub node: String,
+    pub session: Option<String>,
+    pub held: u64,
+    pub runs: BTreeMap<String, Run>,
+    pub nodes: BTreeMap<u32, RouteNode>,
+    pub services: BTreeMap<u32, RouteService>,
+    pub backends: BTreeMap<u32, RouteBackend>,
+    /// Cut off or crashed until then.
+    pub away_until: Timestamp,
+    /// What is on its way, in order, and when it arrives.
+    pub inbox: VecDeque<(Timestamp, Assignments)>,
+    /// The statuses that the open ticket stands for.
+    in_flight: Option<(u64, Vec<(String, TaskState)>)>,
+    retry_at: Timestamp,
+    beat_at: Timestamp,
+}
+
+impl Agent {
+    pub fn new(node: String) -> Self {
+        Self {
+            node,
+            session: None,
+            held: 0,
+            runs: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            services: BTreeMap::new(),
+            backends: BTreeMap::new(),
+            away_until: Timestamp(0),
+            inbox: VecDeque::new(),
+            in_flight: None,
+            retry_at: Timestamp(0),
+            beat_at: Timestamp(0),
+        }
+    }
+
+    /// The session is over, as this side sees it.
+    pub fn disconnect(&mut self, now: Timestamp, dice: &mut Dice) {
+        self.session = None;
+        self.inbox.clear();
+        self.in_flight = None;
+        self.retry_at = now + dice.up_to(Duration::from_secs(1));
+    }
+
+    /// The node lost its power: nothing that ran on it does now.
+    pub fn lose_power(&mut self) {
+        for run in self.runs.values_mut().filter(|run| !run.state.is_terminal()) {
+            run.state = TaskState::Failed;
+        }
+    }
+
+    /// One tick: what the node does, and what it tells the leader.
+    pub fn tick(&mut self, now: Timestamp, dice: &mut Dice, ids: &mut IdSource) -> Vec<Input> {
+        self.step_tasks(now, dice);
+        if now < self.away_until {
+            return Vec::new();
+        }
+        let Some(session_id) = self.session.clone() else {
+            if now < self.retry_at {
+                return Vec::new();
+            }
+            let session_id = ids.next_id();
+            self.session = Some(session_id.clone());
+            self.beat_at = now + Duration::from_secs(1);
+            let node_id = self.node.clone();
+            let request = SessionRequest { node_id, ..SessionRequest::default() };
+            return vec![Input::SessionOpened { session_id, request }];
+        };
+        while self.inbox.front().is_some_and(|(at, _)| *at <= now) {
+            let (_, message) = self.inbox.pop_front().expect("it was looked at");
+            self.apply(message, now, dice);
+        }
+        let mut inputs = Vec::new();
+        if now >= self.beat_at {
+            self.beat_at = now + Duration::from_secs(1);
+            let held_index = self.held;
+            inputs.push(Input::Heartbeat { session_id: session_id.clone(), held_index });
+        }
+        inputs.extend(self.report(session_id, ids));
+        inputs
+    }
+
+    /// What became of the statuses under a ticket: `stored`, or to be sent again.
+    pub fn answered(&mut self, ticket: u64, stored: bool) {
+        let Some((_, told)) = self.in_flight.take_if(|(open, _)| *open == ticket) else { return };
+        for (id, state) in told.into_iter().filter(|_| stored) {
+            if let Some(run) = self.runs.get_mut(&id) {
+                run.confirmed = state;
+            }
+        }
+    }
+
+    fn report(&mut self, session_id: String, ids: &mut IdSource) -> Option<Input> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let news = self.runs.values().filter(|run| run.state > run.confirmed);
+        let told: Vec<_> = news.map(|run| (run.task.id.clone(), run.state)).collect();
+        if told.is_empty() {
+            return None;
+        }
+        let updates = told.iter().map(|(task_id, state)| {
+            let status = TaskStatus { state: (*state).into(), ..TaskStatus::default() };
+            TaskStatusUpdate { task_id: task_id.clone(), status: Some(status) }
+        });
+        let updates = updates.collect();
+        let id = ids.next_u64();
+        self.in_flight = Some((id, told));
+        Some(Input::TaskStatuses { id, session_id, updates })
+    }
+
+    fn apply(&mut self, message: Assignments, now: Timestamp, dice: &mut Dice) {
+        let mut kept = BTreeMap::new();
+        if message.r#type() == AssignmentsType::Complete {
+            kept = std::mem::take(&mut self.runs);
+            self.nodes.clear();
+            self.services.clear();
+            self.backends.clear();
+        } else {
+            assert_eq!(message.applies_to, self.held, "changes apply to what the node holds");
+        }
+        for change in message.changes {
+            match change.item.expect("a change names an item") {
+                Item::Task(task) if change.remove => drop(self.runs.remove(&task.id)),
+                Item::Task(task) => self.put_task(task, &mut kept, now, dice),
+                Item::Node(node) => put(&mut self.nodes, node.number, node, change.remove),
+                Item::Service(service) => {
+                    put(&mut self.services, service.number, service, change.remove);
+                }
+                Item::Backend(backend) => {
+                    put(&mut self.backends, backend.number, backend, change.remove);
+                }
+            }
+        }
+        assert!(message.results_in >= self.held, "the index only grows");
+        self.held = message.results_in;
+    }
+
+    fn put_task(
+        &mut self,
+        task: Task,
+        kept: &mut BTreeMap<String, Run>,
+        now: Timestamp,
+        dice: &mut Dice,
+    ) {
+        let known = self.runs.remove(&task.id).or_else(|| kept.remove(&task.id));
+        let (state, confirmed) = known
+            .map_or((TaskState::Assigned, TaskState::Assigned), |run| (run.state, run.confirmed));
+        // After a crash the node may know less than the leader: it ran and does not any more.
+        let state = if task.state() > state { TaskState::Failed } else { state };
+        let next = now + dice.up_to(Duration::from_millis(600));
+        self.runs.insert(task.id.clone(), Run { task, state, next, confirmed });
+    }
+
+    /// Tasks go on also while the agent is away.
+    fn step_tasks(&mut self, now: Timestamp, dice: &mut Dice) {
+        for run in self.runs.values_mut() {
+            if now < run.next || run.state.is_terminal() {
+                continue;
+            }
+            run.next = now + dice.up_to(Duration::from_millis(600));
+            let desired = run.task.desired_state();
+            run.state = match run.state {
+                _ if desired > TaskState::Running => TaskState::Shutdown,
+                TaskState::Assigned => TaskState::Accepted,
+                TaskState::Accepted => TaskState::Preparing,
+                TaskState::Preparing if dice.one_in(40) => TaskState::Rejected,
+                TaskState::Preparing => TaskState::Ready,
+                TaskState::Ready if desired < TaskState::Running => TaskState::Ready,
+                TaskState::Ready => TaskState::Starting,
+                TaskState::Starting => TaskState::Running,
+                TaskState::Running if dice.one_in(60) => TaskState::Failed,
+                TaskState::Running if dice.one_in(120) => TaskState::Complete,
+                state => state,
+            };
+        }
+    }
+}
+
+fn put<T>(map: &mut BTreeMap<u32, T>, number: u32, item: T, remove: bool) {
+    if remove {
+        map.remove(&number);
+    } else {
+        map.insert(number, item);
+    }
+}

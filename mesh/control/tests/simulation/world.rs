@@ -1,0 +1,270 @@
+//! The leader, its store and followers, the network between, and time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use shoal_api::id::IdSource;
+use shoal_api::time::Timestamp;
+use shoal_api::{
+    Batch, Caller, JoinRequest, NodeAvailability, NodeRole, NodeSpec, NodeState, TaskState,
+    UpdateNodeRequest, Write, write,
+};
+use shoal_control::{Control, Input, Refusal, Step, Store};
+
+use crate::agent::Agent;
+use crate::invariants::Memory;
+use crate::user;
+
+const TICK: Duration = Duration::from_millis(100);
+const NODES: u32 = 5;
+
+/// Seeded chance. Once healed, nothing unlikely happens any more.
+#[derive(Debug)]
+pub struct Dice {
+    source: IdSource,
+    healed: bool,
+}
+
+impl Dice {
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.source.next_u64().is_multiple_of(n) && !self.healed
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.source.next_u64() % n as u64).expect("it is below a usize")
+    }
+
+    pub fn up_to_number(&mut self, most: u64) -> u64 {
+        self.source.next_u64() % (most + 1)
+    }
+
+    pub fn up_to(&mut self, most: Duration) -> Duration {
+        let nanos = u64::try_from(most.as_nanos()).expect("short durations fit");
+        Duration::from_nanos(self.up_to_number(nanos))
+    }
+}
+
+/// What happened, so that a tame simulation is noticed.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub lost: u32,
+    pub leaders: u32,
+    pub down: u32,
+    pub failed: u32,
+    pub refused: u32,
+    pub replaced: u32,
+}
+
+/// All of it.
+pub struct World {
+    pub store: Store,
+    pub control: Control,
+    pub agents: Vec<Agent>,
+    pub now: Timestamp,
+    pub batches: Vec<Batch>,
+    pub seen: Seen,
+    pub memory: Memory,
+    dice: Dice,
+    ids: IdSource,
+    /// Another manager, which applies the same log.
+    follower: Store,
+    quiet: u32,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let now = Timestamp(1_000_000_000_000);
+        let store = Store::default();
+        let control = Control::new(&store, seed, now, &BTreeMap::new());
+        let agents = (1..=NODES).map(|number| Agent::new(format!("n{number}"))).collect();
+        let mut world = Self {
+            store: store.clone(),
+            control,
+            agents,
+            now,
+            batches: Vec::new(),
+            seen: Seen::default(),
+            memory: Memory::default(),
+            dice: Dice { source: IdSource::new(seed), healed: false },
+            ids: IdSource::new(!seed),
+            follower: store,
+            quiet: 0,
+        };
+        let ingress_subnet = String::new();
+        let node = join(1);
+        world.step(vec![Input::Bootstrap { id: 0, node, ingress_subnet }], true);
+        for number in 2..=NODES {
+            world.ask(write::Write::Join(join(number)));
+        }
+        world
+    }
+
+    /// Ticks since the last batch.
+    pub fn quiet_ticks(&self) -> u32 {
+        self.quiet
+    }
+
+    /// From now on everything works; all nodes may take tasks.
+    pub fn heal(&mut self) {
+        self.dice.healed = true;
+        for agent in &mut self.agents {
+            agent.away_until = self.now;
+        }
+        let nodes: Vec<_> = self.store.nodes().cloned().collect();
+        for node in nodes {
+            let mut spec = node.spec.clone().expect("nodes have specs");
+            spec.set_availability(NodeAvailability::Active);
+            let (node_id, version) = (node.id.clone(), node.version());
+            let request = UpdateNodeRequest { node_id, version, spec: Some(spec) };
+            self.ask(write::Write::UpdateNode(request));
+        }
+    }
+
+    pub fn tick(&mut self) {
+        self.now = self.now + TICK;
+        self.quiet += 1;
+        let mut inputs = Vec::new();
+        for agent in &mut self.agents {
+            if self.dice.one_in(150) {
+                let away = self.dice.up_to(Duration::from_secs(8));
+                agent.away_until = self.now + away;
+                // The leader may learn of the broken stream, or only miss the heartbeats.
+                if let Some(session_id) = agent.session.clone().filter(|_| self.dice.one_in(2)) {
+                    inputs.push(Input::SessionClosed { session_id });
+                }
+                agent.disconnect(self.now, &mut self.dice);
+                if self.dice.one_in(3) {
+                    agent.lose_power();
+                }
+            }
+            inputs.extend(agent.tick(self.now, &mut self.dice, &mut self.ids));
+        }
+        if self.dice.one_in(8)
+            && let Some(wish) = user::wish(&self.store, &mut self.dice)
+        {
+            inputs.push(self.input(wish));
+        }
+        let due = self.control.deadline().is_some_and(|at| at <= self.now);
+        if !inputs.is_empty() || due {
+            let commits = !self.dice.one_in(30);
+            self.step(inputs, commits);
+        }
+        if self.dice.one_in(120) {
+            self.change_leader();
+        }
+    }
+
+    fn input(&mut self, write: write::Write) -> Input {
+        let write = Write { write: Some(write) };
+        Input::Write { id: self.ids.next_u64(), caller: Caller::default(), write }
+    }
+
+    fn ask(&mut self, write: write::Write) {
+        let input = self.input(write);
+        self.step(vec![input], true);
+    }
+
+    fn step(&mut self, inputs: Vec<Input>, commits: bool) {
+        let step = self.control.step(&self.store, inputs, self.now);
+        if let Some(batch) = &step.batch {
+            self.quiet = 0;
+            self.count(batch);
+            if commits {
+                self.commit(batch.clone());
+            } else {
+                self.seen.lost += 1;
+                self.control.lost();
+            }
+        }
+        let stored = commits || step.batch.is_none();
+        self.answer(&step, stored);
+        for (session_id, message) in self.control.assignments(&self.store) {
+            let delay = self.dice.up_to(Duration::from_millis(400));
+            let agent = self.agents.iter_mut().find(|a| a.session.as_deref() == Some(&session_id));
+            if let Some(agent) = agent {
+                let after = agent.inbox.back().map_or(self.now, |(at, _)| *at);
+                agent.inbox.push_back(((self.now + delay).max(after), message));
+            }
+        }
+    }
+
+    fn answer(&mut self, step: &Step, stored: bool) {
+        for (session_id, refusal) in &step.closed {
+            self.seen.replaced += u32::from(matches!(refusal, Refusal::Replaced { .. }));
+            let agent = self.agents.iter_mut().find(|a| a.session.as_ref() == Some(session_id));
+            if let Some(agent) = agent {
+                agent.disconnect(self.now, &mut self.dice);
+            }
+        }
+        for agent in &mut self.agents {
+            for (ticket, _) in &step.on_commit {
+                agent.answered(*ticket, stored);
+            }
+            for (ticket, _) in &step.refused {
+                agent.answered(*ticket, false);
+            }
+        }
+        self.seen.refused += u32::try_from(step.refused.len()).expect("few are refused");
+    }
+
+    fn commit(&mut self, batch: Batch) {
+        let index = self.store.index() + 1 + self.dice.up_to_number(2);
+        self.store.apply(index, &batch).expect("a leader's own batch holds");
+        self.follower.apply(index, &batch).expect("it holds on every manager");
+        assert_eq!(self.store, self.follower, "managers agree");
+        self.batches.push(batch);
+        self.control.committed(index);
+    }
+
+    /// A new leader knows the store and nothing else; all sessions break. The old one's last
+    /// proposal may still come through.
+    fn change_leader(&mut self) {
+        self.seen.leaders += 1;
+        let wish = user::wish(&self.store, &mut self.dice);
+        let inputs = wish.map(|wish| self.input(wish)).into_iter().collect();
+        let step = self.control.step(&self.store, inputs, self.now);
+        if let Some(batch) = step.batch.filter(|_| self.dice.one_in(2)) {
+            self.commit(batch);
+        }
+        self.store = Store::restore(self.store.snapshot());
+        let mut last_seen = BTreeMap::new();
+        if self.dice.one_in(2) {
+            last_seen.insert("n1".to_owned(), self.now - Duration::from_millis(500));
+        }
+        let seed = self.ids.next_u64();
+        self.control = Control::new(&self.store, seed, self.now, &last_seen);
+        for agent in &mut self.agents {
+            agent.disconnect(self.now, &mut self.dice);
+        }
+    }
+
+    fn count(&mut self, batch: &Batch) {
+        let mut downs = BTreeSet::new();
+        for object in batch.changes.iter().filter_map(|change| match &change.change {
+            Some(shoal_api::change::Change::Put(object)) => object.object.as_ref(),
+            _ => None,
+        }) {
+            match object {
+                shoal_api::object::Object::Node(node) if node.state() == NodeState::Down => {
+                    downs.insert(node.id.clone());
+                }
+                shoal_api::object::Object::Task(task) => {
+                    self.seen.failed += u32::from(task.state() == TaskState::Failed);
+                }
+                _ => {}
+            }
+        }
+        self.seen.down += u32::try_from(downs.len()).expect("there are few nodes");
+    }
+}
+
+fn join(number: u32) -> JoinRequest {
+    let role = if number <= 3 { NodeRole::Manager } else { NodeRole::Worker };
+    JoinRequest {
+        node_id: format!("n{number}"),
+        spec: Some(NodeSpec { role: role.into(), ..NodeSpec::default() }),
+        description: None,
+        addr: format!("10.88.0.{number}:2377"),
+        data_path_addr: format!("10.88.0.{number}"),
+    }
+}
