@@ -28,8 +28,11 @@ const LEADER: &str = "shoal-leader";
 /// How long a manager may take to answer. A node counts as down after three heartbeats of 1 s:
 /// this leaves time to find another manager.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Unanswered calls of one kind before the session is given up: one may fall to a busy moment.
-const MISSED: u32 = 2;
+/// How long a session may take to open: the leader commits the node's arrival first.
+const OPEN: Duration = Duration::from_secs(3);
+/// Unanswered calls of one kind before the session is given up. Probes find a dead manager before
+/// that; this is for one that lives and does not get to its work.
+const MISSED: u32 = 3;
 /// A silent connection is probed this often, and given up after [`ANSWER`] without a reply.
 const PROBE: Duration = Duration::from_millis(500);
 /// Delays between tries to find a manager.
@@ -121,9 +124,10 @@ impl Session {
         served: &mut bool,
     ) -> Result<std::convert::Infallible, Ended> {
         let mut client = connect(addr).await?;
-        let opened = answer(client.session(self.request.clone())).await?;
-        let mut stream = opened.map_err(refused)?.into_inner();
-        let first = answer(stream.message()).await?.map_err(refused)?.ok_or(Ended::Closed)?;
+        let opened = timeout(OPEN, client.session(self.request.clone())).await;
+        let mut stream = opened.map_err(|_| Ended::Silent)?.map_err(refused)?.into_inner();
+        let first = timeout(OPEN, stream.message()).await.map_err(|_| Ended::Silent)?;
+        let first = first.map_err(refused)?.ok_or(Ended::Closed)?;
         let Some(Message::Start(start)) = first.message else { return Err(Ended::NoStart) };
         tracing::info!(%addr, session.id = %start.session_id, "session open");
 

@@ -3,12 +3,15 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::eventually;
 use common::manager::Manager;
 use common::node::{Node, script};
 use common::wire::Wire;
+use shoal_agent::Agent;
+use shoal_agent::executor::simulated::Simulated;
 use shoal_api::{TaskState, TaskStatus};
 
 #[tokio::test]
@@ -126,6 +129,35 @@ async fn a_task_that_ran_here_and_left_no_trace_is_not_started_again() {
     let status = manager.reached("t1", TaskState::Complete).await;
     assert_eq!(status.state(), TaskState::Failed);
     assert_eq!(status.err, "the task is gone: the host or its shim stopped");
+}
+
+#[tokio::test]
+async fn simulated_tasks_go_the_same_ways_as_real_ones() {
+    let (node, manager, executor) = (Node::new(), Manager::start().await, Simulated::default());
+    let config = node.config(&[&manager.addr]);
+    let agent =
+        Agent::start_with(config.clone(), node.kernel.clone(), Arc::new(executor.clone())).unwrap();
+    for number in 0..200 {
+        manager.put(script(&format!("t{number}"), ""));
+    }
+    eventually("all run", || (executor.running() == 200).then_some(())).await;
+    assert!(executor.end("t7", 3));
+    assert_eq!(manager.reached("t7", TaskState::Complete).await.err, "task: non-zero exit (3)");
+    // A restarted agent with the same executor takes all of them over.
+    agent.shutdown().await;
+    assert_eq!(executor.running(), 199);
+    let _agent =
+        Agent::start_with(config, node.kernel.clone(), Arc::new(executor.clone())).unwrap();
+    manager.desire("t8", TaskState::Shutdown);
+    assert_eq!(manager.reached("t8", TaskState::Complete).await.state(), TaskState::Shutdown);
+    for number in 0..200 {
+        manager.remove(&format!("t{number}"));
+    }
+    eventually("nothing is left", || {
+        let files = node.dir.path().join("state/tasks").read_dir().unwrap().count();
+        (files == 0 && node.kernel.0.lock().links.is_empty()).then_some(())
+    })
+    .await;
 }
 
 /// A task that asks nothing of the node but its place in the stream.

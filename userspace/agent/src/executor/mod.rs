@@ -5,6 +5,7 @@
 //! a [`Controller`] does it and remembers nothing that a restarted daemon could not find again.
 
 pub mod native;
+pub mod simulated;
 
 use std::os::fd::OwnedFd;
 

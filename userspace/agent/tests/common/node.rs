@@ -42,7 +42,11 @@ impl Node {
 
     /// Starts an agent, the first one or the next.
     pub fn agent(&self, managers: &[&str]) -> Agent {
-        let config = Config {
+        Agent::start(self.config(managers), self.kernel.clone()).unwrap()
+    }
+
+    pub fn config(&self, managers: &[&str]) -> Config {
+        Config {
             node_id: "node1".into(),
             state_dir: self.dir.path().join("state"),
             managers: managers.iter().map(|&addr| addr.to_owned()).collect(),
@@ -50,8 +54,7 @@ impl Node {
             data_path_addr: "192.0.2.1".into(),
             cgroup_root: self.cgroup.clone(),
             shim_exe: env!("CARGO_BIN_EXE_shoal-shim").into(),
-        };
-        Agent::start(config, self.kernel.clone()).unwrap()
+        }
     }
 
     pub fn task_dir(&self, id: &str) -> PathBuf {
