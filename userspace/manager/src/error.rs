@@ -17,11 +17,11 @@ pub enum ManagerError {
         /// What the system said.
         source: io::Error,
     },
-    /// A file is not what it should be. With other managers online the way back is to remove the
-    /// folder and join again; else a backup is needed.
+    /// A file is not what it should be. With other managers online the way back is a new node: one
+    /// that comes back under its old id without its log could undo what it has acknowledged.
     #[error(
-        "{} is damaged: {reason}; if other managers are online, remove the folder and join again, \
-         else bring it back from a backup",
+        "{} is damaged: {reason}; if other managers are online, remove all of this node's state \
+         and join again, else bring it back from a backup",
         path.display()
     )]
     Damaged {

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use shoal_api::JoinRequest;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tonic::service::Routes;
 use tracing::{info, warn};
 
@@ -129,7 +129,7 @@ impl Manager {
         let raft = {
             let network = Network { id: raft_id };
             let start = Raft::new(raft_id, Arc::new(raft_config), network, log, machine);
-            runtime.get().spawn(start).await.map_err(ManagerError::raft)?
+            runtime.spawn(start).await.map_err(ManagerError::raft)?
         };
         let raft = raft.map_err(ManagerError::raft)?;
         if founder.is_some() {
@@ -162,7 +162,7 @@ impl Manager {
             founding: Mutex::new(founding),
             agent_heartbeat: timings.agent_heartbeat,
         };
-        let leadership = runtime.get().spawn(leadership.run()).abort_handle();
+        let leadership = runtime.spawn(leadership.run()).abort_handle();
         Ok(Self { shared, leadership, runtime })
     }
 
@@ -232,7 +232,7 @@ impl Manager {
     }
 
     /// Hands leadership over, writes what is left, and ends.
-    pub async fn shutdown(self) {
+    pub async fn shutdown(&self) {
         self.hand_over().await;
         self.leadership.abort();
         if let Err(failure) = self.shared.raft.shutdown().await {
@@ -319,7 +319,7 @@ fn explain(failure: OpenError, path: &Path) -> ManagerError {
 
 /// Raft's own threads. A runtime must not be dropped where tasks run, so it is ended in the
 /// background.
-struct RaftRuntime(Option<Runtime>);
+struct RaftRuntime(Mutex<Option<Runtime>>);
 
 impl RaftRuntime {
     fn new() -> std::io::Result<Self> {
@@ -328,16 +328,21 @@ impl RaftRuntime {
             .thread_name("raft")
             .enable_all()
             .build()?;
-        Ok(Self(Some(runtime)))
+        Ok(Self(Mutex::new(Some(runtime))))
     }
 
-    fn get(&self) -> &Runtime {
-        self.0.as_ref().expect("it is taken out only when it ends")
+    fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let runtime = self.0.lock();
+        runtime.as_ref().expect("tasks are spawned while the manager starts").spawn(task)
     }
 
-    async fn shutdown(mut self) {
-        if let Some(runtime) = self.0.take() {
-            let end = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(HAND_OVER));
+    async fn shutdown(&self) {
+        let runtime = self.0.lock().take();
+        if let Some(runtime) = runtime {
+            let end = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(CLOSE));
             drop(end.await);
         }
     }
@@ -345,7 +350,7 @@ impl RaftRuntime {
 
 impl Drop for RaftRuntime {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.0.get_mut().take() {
             runtime.shutdown_background();
         }
     }

@@ -4,6 +4,7 @@
 //! write is tried again only where it surely was not taken: no connection was made, or the peer
 //! said that it does not lead.
 
+use std::error::Error;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -55,6 +56,10 @@ pub async fn write(shared: &Shared, caller: Caller, write: Write) -> Result<Writ
             match timeout_at(deadline, client.forward(request)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(refusal)) if status::is_not_leader(&refusal) => {}
+                // The connection broke: nobody said what became of it.
+                Ok(Err(broken)) if broken.source().is_some() => {
+                    return Err(status::unknown_outcome());
+                }
                 Ok(Err(refusal)) => return Err(refusal),
                 Err(_late) => return Err(trouble(shared)),
             }

@@ -78,6 +78,35 @@ async fn wait_for_state(cluster: &Cluster, through: usize, node_id: &str, state:
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_cannot_be_reached_slows_nobody_and_is_back_soon_after_it_can() {
+    let cluster = Cluster::start(3).await;
+    let (leader, away) = (cluster.leader().await, cluster.follower().await);
+    let other = 3 - leader - away;
+    cluster.hosts[other].create("before").await.unwrap();
+    cluster.hosts[away].wire.cut();
+    // Long enough for the time-outs, back-offs and elections that the cut one tries.
+    let cut = Instant::now();
+    let mut slowest = Duration::ZERO;
+    let mut number = 0;
+    while cut.elapsed() < Duration::from_secs(6) {
+        let start = Instant::now();
+        cluster.hosts[other].create(&format!("web{number}")).await.unwrap();
+        slowest = slowest.max(start.elapsed());
+        number += 1;
+    }
+    assert!(cluster.hosts[leader].manager().is_leader(), "the leader stays");
+    assert!(cluster.hosts[away].manager().applied_index() < 20, "the cut one hears nothing");
+    cluster.hosts[away].wire.heal();
+    let healed = Instant::now();
+    cluster.settled().await;
+    let back = healed.elapsed();
+    println!("cut off for 6 s: {number} writes, slowest {slowest:?}; back after {back:?}");
+    assert!(cluster.hosts[leader].manager().is_leader(), "the one that is back disturbs nobody");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert!(back < Duration::from_secs(3), "{back:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_every_call_says_so_and_it_passes_when_there_is_one_again() {
     const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers \
         are online. Make sure more than half of the managers are online.";

@@ -19,6 +19,8 @@ use tonic::Status;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use crate::wire::Wire;
+
 /// Longer than anything here may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,6 +30,9 @@ pub struct Host {
     pub addr: String,
     pub folder: TempDir,
     pub timings: Timings,
+    pub wire: Wire,
+    /// Where it listens, behind the wire.
+    inner: String,
     process: Option<Process>,
 }
 
@@ -40,11 +45,15 @@ impl Host {
     /// A host with an address and nothing running.
     async fn new(number: usize, timings: &Timings) -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let inner = listener.local_addr().unwrap().to_string();
+        let wire = Wire::new(inner.clone()).await;
         let host = Self {
             node_id: format!("n{number}"),
-            addr: listener.local_addr().unwrap().to_string(),
+            addr: wire.addr.clone(),
             folder: tempfile::tempdir().unwrap(),
             timings: timings.clone(),
+            wire,
+            inner,
             process: None,
         };
         (host, listener)
@@ -102,6 +111,7 @@ impl Host {
     /// Stops everything at once, as `kill -9` does.
     pub fn kill(&mut self) {
         let Process { runtime, manager } = self.process.take().expect("the host runs");
+        self.wire.close();
         runtime.shutdown_background();
         drop(manager);
     }
@@ -110,19 +120,22 @@ impl Host {
     pub async fn stop(&mut self) {
         let Process { runtime, manager } = self.process.take().expect("the host runs");
         manager.shutdown().await;
+        self.wire.close();
         runtime.shutdown_background();
     }
 
     /// Starts it again from its disk, at its address.
     pub async fn restart(&mut self) {
-        let addr = self.addr.clone();
-        let bind = || async { TcpListener::bind(&addr).await.ok() };
+        let inner = self.inner.clone();
+        let bind = || async { TcpListener::bind(&inner).await.ok() };
         let listener = eventually("the port is free", bind).await;
+        self.wire.open().await;
         self.run(Manager::restart(self.config()), listener).await;
     }
 
     pub fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.addr)).unwrap();
+        // The tests stand at the host itself, so that a cut wire is the managers' matter.
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.inner)).unwrap();
         endpoint.tcp_nodelay(true).connect_lazy()
     }
 

@@ -8,4 +8,5 @@ mod failover;
 mod harness;
 mod reads;
 mod sessions;
+mod wire;
 mod writes;

@@ -14,121 +14,26 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
 use parking_lot::Mutex;
 use shoal_api::time::Timestamp;
-use shoal_api::{
-    Batch, Caller, JoinRequest, Managers, NodeProgress, SessionMessage, SessionRequest,
-    SessionStart, TaskStatusUpdate, Write, WriteResult, session_message,
-};
-use shoal_control::{Control, Input, Refusal, Store};
-use tokio::sync::{mpsc, oneshot};
+use shoal_api::{Batch, JoinRequest, Managers, SessionMessage, SessionStart, session_message};
+use shoal_control::{Control, Input, Store};
+use tokio::sync::mpsc;
 use tonic::Status;
 use tracing::{debug, error, info, warn};
 
+pub use self::desk::{Command, Desk, LastHeard, Messages, Reply};
 use crate::members;
 use crate::rpc::status;
 use crate::state_machine::View;
 use crate::types::{Outcome, Proposal, Raft};
 
-/// Commands that may wait for the loop; beyond it callers are told to come back later.
-const QUEUE: usize = 4096;
+mod desk;
+
 /// Commands that one step takes in, so that their changes share a batch.
 const TAKEN: usize = 512;
 /// Messages that may wait for one agent. One that is further behind gets a full set anew.
 pub const SESSION_QUEUE: usize = 1024;
 /// Between two tries to propose while the leader's lease is in doubt.
 const RETRY: Duration = Duration::from_millis(30);
-
-/// Whoever waits for a write.
-pub type Reply = oneshot::Sender<Result<WriteResult, Refusal>>;
-type Messages = mpsc::Sender<Result<SessionMessage, Status>>;
-
-/// What the loop is asked to do.
-pub enum Command {
-    /// A user's or node's write.
-    Write {
-        /// Who asks.
-        caller: Caller,
-        /// What for.
-        write: Write,
-        /// Answered when the write has committed or was refused.
-        reply: Reply,
-    },
-    /// An agent opens a session.
-    Open {
-        /// The session's id, made by the RPC.
-        session_id: String,
-        /// What the agent says of its node.
-        request: SessionRequest,
-        /// Where its messages go, and in the end why there are no more.
-        messages: Messages,
-    },
-    /// An agent's stream broke.
-    Close {
-        /// Which.
-        session_id: String,
-    },
-    /// A sign of life.
-    Heartbeat {
-        /// Of which session.
-        session_id: String,
-        /// The index that the node's kernel holds.
-        held_index: u64,
-        /// Whether the session is known.
-        reply: oneshot::Sender<bool>,
-    },
-    /// States that tasks have reached.
-    Statuses {
-        /// Of which session.
-        session_id: String,
-        /// The tasks.
-        updates: Vec<TaskStatusUpdate>,
-        /// Answered when the states have committed.
-        reply: Reply,
-    },
-    /// Where every node's kernel stands.
-    Progress {
-        /// The answer.
-        reply: oneshot::Sender<Vec<NodeProgress>>,
-    },
-}
-
-/// Commands for the loop, while it runs.
-#[derive(Clone, Default)]
-pub struct Desk(Arc<Mutex<Option<mpsc::Sender<Command>>>>);
-
-/// This manager does not lead, or cannot keep up.
-#[derive(Debug)]
-pub struct NotServing;
-
-impl Desk {
-    /// Hands a command to the loop.
-    ///
-    /// # Errors
-    /// [`NotServing`]: there is no loop, or its queue is full.
-    pub fn send(&self, command: Command) -> Result<(), NotServing> {
-        let queue = self.0.lock().clone().ok_or(NotServing)?;
-        queue.try_send(command).map_err(|_full_or_closed| NotServing)
-    }
-
-    /// Whether the loop runs here.
-    pub fn is_open(&self) -> bool {
-        self.0.lock().is_some()
-    }
-}
-
-/// When this manager last heard a leader, and which.
-#[derive(Clone, Default)]
-pub struct LastHeard(Arc<Mutex<Option<(u64, Instant)>>>);
-
-impl LastHeard {
-    /// The leader with this Raft id was heard now.
-    pub fn note(&self, raft_id: u64) {
-        *self.0.lock() = Some((raft_id, Instant::now()));
-    }
-
-    fn get(&self) -> Option<(u64, Instant)> {
-        *self.0.lock()
-    }
-}
 
 /// What the supervisor of the loop needs.
 pub struct Leadership {
@@ -164,8 +69,7 @@ impl Leadership {
                 leads.then_some(now.current_term)
             };
             if let Some(term) = term {
-                let (queue, commands) = mpsc::channel(QUEUE);
-                *self.desk.0.lock() = Some(queue);
+                let commands = self.desk.open();
                 info!(term, "leading");
                 let leader = Leader::new(&self);
                 tokio::select! {
@@ -173,7 +77,7 @@ impl Leadership {
                     () = members::reconcile(&self.raft, self.raft_id, &self.view) => {}
                     () = self.lost(term) => {}
                 }
-                *self.desk.0.lock() = None;
+                self.desk.close();
                 info!(term, "not leading any more");
             }
             if metrics.changed().await.is_err() {

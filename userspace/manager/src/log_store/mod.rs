@@ -1,0 +1,238 @@
+//! Raft's log on disk: one redb file, one writer thread that groups what waits into one commit.
+//!
+//! The log since the last snapshot is also kept in memory, so reads never touch the disk and an
+//! entry is readable as soon as it is appended; Raft hears that it is durable after the flush. The
+//! committed index rides on the next flush: losing it costs a restarted manager only a replay.
+//!
+//! A disk that refuses a write (full, most often) does not end Raft: the writer re-opens the file
+//! and tries the same group again until it is stored, and nothing is acknowledged meanwhile.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use parking_lot::Mutex;
+use redb::Database;
+use tokio::sync::{oneshot, watch};
+
+use self::writer::Writer;
+use crate::types::{Entry, LogId, TypeConfig, Vote, encode};
+
+mod writer;
+
+const VOTE: &str = "vote";
+const PURGED: &str = "purged";
+const COMMITTED: &str = "committed";
+
+/// Opens the database; tests put a failing disk behind it.
+pub type Opener = Box<dyn Fn() -> Result<Database, redb::Error> + Send>;
+
+/// The log of one manager. Clones share it.
+#[derive(Clone)]
+pub struct LogStore {
+    memory: Arc<Mutex<Memory>>,
+    writer: mpsc::Sender<Command>,
+    trouble: watch::Receiver<Option<String>>,
+}
+
+/// Returns when the writer has ended and the file is closed, after the last clone was dropped.
+pub async fn closed(mut trouble: watch::Receiver<Option<String>>) {
+    while trouble.changed().await.is_ok() {}
+}
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("in use by another process")]
+    Locked,
+    /// The file is not a log, of another version, or broken.
+    #[error("{0}")]
+    Damaged(String),
+    /// The disk refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<redb::Error> for OpenError {
+    fn from(failure: redb::Error) -> Self {
+        match failure {
+            redb::Error::DatabaseAlreadyOpen => Self::Locked,
+            redb::Error::Io(failure) if failure.kind() != io::ErrorKind::InvalidData => {
+                Self::Io(failure)
+            }
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+/// What readers see.
+#[derive(Default)]
+struct Memory {
+    entries: BTreeMap<u64, Entry>,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    committed: Option<LogId>,
+}
+
+/// One thing to make durable.
+enum Write {
+    Entries(Vec<(u64, Vec<u8>)>),
+    Meta(&'static str, Vec<u8>),
+    /// Entries from this index on.
+    Truncate(u64),
+    /// Entries up to this index.
+    Purge(u64),
+}
+
+/// Who waits for it.
+enum Waiter {
+    Append(IOFlushed<TypeConfig>),
+    Call(oneshot::Sender<io::Result<()>>),
+}
+
+type Command = (Vec<Write>, Waiter);
+
+impl LogStore {
+    /// Opens or creates the log at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is in use by another process, or holds what this release cannot
+    /// read.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let path: PathBuf = path.into();
+        Self::open_with(Box::new(move || Ok(Database::create(&path)?)))
+    }
+
+    /// Opens the log in whatever `opener` gives.
+    ///
+    /// # Errors
+    /// As [`LogStore::open`].
+    pub fn open_with(opener: Opener) -> Result<Self, OpenError> {
+        let database = opener()?;
+        let memory = Arc::new(Mutex::new(writer::load(&database)?));
+        let (writer, commands) = mpsc::channel();
+        let (trouble, trouble_seen) = watch::channel(None);
+        let thread = Writer::new(opener, database, memory.clone(), trouble);
+        thread::Builder::new().name("raft-log".into()).spawn(move || thread.run(&commands))?;
+        Ok(Self { memory, writer, trouble: trouble_seen })
+    }
+
+    /// Why the disk refuses writes, `None` while all is well; ends with the writer.
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
+    }
+
+    fn send(&self, writes: Vec<Write>, waiter: Waiter) -> io::Result<()> {
+        self.writer.send((writes, waiter)).map_err(|_closed| stopped())
+    }
+
+    async fn call(&self, writes: Vec<Write>) -> io::Result<()> {
+        let (done, result) = oneshot::channel();
+        self.send(writes, Waiter::Call(done))?;
+        result.await.map_err(|_closed| stopped())?
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: R,
+    ) -> io::Result<Vec<Entry>> {
+        if is_empty(&range) {
+            return Ok(Vec::new());
+        }
+        Ok(self.memory.lock().entries.range(range).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.memory.lock().vote)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let memory = self.memory.lock();
+        let last = memory.entries.last_key_value().map(|(_, entry)| entry.log_id);
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: last.or(memory.purged) })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        self.call(vec![Write::Meta(VOTE, encode(vote)?)]).await?;
+        self.memory.lock().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.memory.lock().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.memory.lock().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let mut encoded = Vec::new();
+        {
+            let mut memory = self.memory.lock();
+            for entry in entries {
+                encoded.push((entry.log_id.index, encode(&entry)?));
+                memory.entries.insert(entry.log_id.index, entry);
+            }
+        }
+        self.send(vec![Write::Entries(encoded)], Waiter::Append(callback))
+    }
+
+    async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
+        let first_gone = last.map_or(0, |last| last.index + 1);
+        self.memory.lock().entries.split_off(&first_gone);
+        self.call(vec![Write::Truncate(first_gone)]).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        {
+            let mut memory = self.memory.lock();
+            memory.entries = memory.entries.split_off(&(upto.index + 1));
+            memory.purged = Some(upto);
+        }
+        self.call(vec![Write::Meta(PURGED, encode(&upto)?), Write::Purge(upto.index)]).await
+    }
+}
+
+/// `BTreeMap::range` panics on a range that ends before it starts.
+fn is_empty(range: &impl RangeBounds<u64>) -> bool {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    match range.end_bound() {
+        Bound::Included(&end) => end < start,
+        Bound::Excluded(&end) => end <= start,
+        Bound::Unbounded => false,
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the log's writer has stopped")
+}
+
+#[cfg(test)]
+mod tests;
