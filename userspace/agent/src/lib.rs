@@ -83,6 +83,11 @@ impl Agent {
     /// # Errors
     /// When the state folder cannot be used.
     pub fn start<L: Lower>(config: Config, lower: L) -> Result<Self, StartError> {
+        let mut config = config;
+        let error = |source| StartError { path: config.state_dir.clone(), source };
+        disk::make_private(&config.state_dir).map_err(error)?;
+        // As the kernel names it: it is looked for inside the tasks' images.
+        config.state_dir = config.state_dir.canonicalize().map_err(error)?;
         let native = Native::new(Options {
             tasks_dir: config.state_dir.join("tasks"),
             state_dir: config.state_dir.clone(),

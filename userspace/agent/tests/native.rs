@@ -348,6 +348,26 @@ async fn an_image_folder_is_the_whole_world_of_its_task() {
     );
 }
 
+#[tokio::test]
+async fn the_daemons_own_folder_is_hidden_from_tasks_of_the_hosts_root() {
+    need_root!();
+    // Not below /tmp, which is the task's own anyway; and reached by a link.
+    let folder = tempfile::tempdir_in("/var/lib").unwrap();
+    let link = folder.path().join("link");
+    fs::create_dir(folder.path().join("real")).unwrap();
+    std::os::unix::fs::symlink("real", &link).unwrap();
+    let (node, manager) = (Node::new(), Manager::start().await);
+    let mut config = node.config(&[&manager.addr]);
+    config.state_dir = link.join("state");
+    let _agent = shoal_agent::Agent::start(config, node.kernel.clone()).unwrap();
+    let real = folder.path().join("real");
+    let look = format!("ls -A {0}; ls -A {0}/state | wc -l", real.display());
+    manager.put(script("t1", &look));
+    assert_eq!(manager.reached("t1", TaskState::Complete).await.exit_code, Some(0));
+    let output = fs::read_to_string(real.join("state/tasks/t1/output.log")).unwrap();
+    assert_eq!(output, "state\n0\n");
+}
+
 /// What `/bin/sh` and `/bin/ls` are linked with.
 fn libraries() -> Vec<String> {
     let output =
