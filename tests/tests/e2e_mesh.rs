@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use shoal_tests::cluster::Cluster;
@@ -192,16 +192,25 @@ fn a_port_in_use_is_refused_by_the_name_of_its_owner() {
 }
 
 #[test]
-fn a_missing_image_is_said_and_not_retried_into_running() {
+fn a_missing_image_is_said_and_retried_at_the_pace_of_the_restart_delay() {
     needs_root!();
     let cluster = Cluster::up("i", 1);
-    let create =
-        ["service", "create", "--detach", "--name", "web", "rootfs:/no/such/folder", "/bin/true"];
-    cluster.shoal(&create);
-    cluster.wait("the task to be rejected", 20, || {
-        let tasks = cluster.lab.shoal_json("n1", &["service", "ps", "web", "--format", "json"])?;
-        let error = tasks.first().map(|task| task["Error"].to_string()).unwrap_or_default();
-        ensure!(error.contains("No such image: rootfs:/no/such/folder"), "{tasks:?}");
-        Ok(())
-    });
+    let begun = Instant::now();
+    cluster.shoal(&["service", "create", "--detach", "--name", "web", "rootfs:/none", "/bin/true"]);
+    let rejected = |count: usize| {
+        cluster.wait("tasks to be rejected", 20, || {
+            let tasks = ["service", "ps", "web", "--format", "json"];
+            let tasks = cluster.lab.shoal_json("n1", &tasks)?;
+            let with_reason = tasks
+                .iter()
+                .filter(|task| task["Error"].to_string().contains("No such image: rootfs:/none"));
+            let found = with_reason.count();
+            ensure!(found >= count, "{found} of {count}: {tasks:?}");
+            Ok(())
+        });
+    };
+    rejected(1);
+    rejected(3);
+    // The second and third attempt each wait for the restart delay of five seconds.
+    assert!(begun.elapsed() > Duration::from_secs(9), "three attempts in {:?}", begun.elapsed());
 }

@@ -8,6 +8,8 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -56,16 +58,21 @@ impl Lab {
             .with_context(|| format!("cannot start the daemon of {host}"))?;
         fs::write(self.pid_file(host), format!("{}\n", child.id()))?;
         // Whoever starts a daemon must also reap it, or it stays a zombie once it is killed.
-        std::thread::spawn(move || child.wait());
+        let ended = Arc::new(AtomicBool::new(false));
+        let mark = Arc::clone(&ended);
+        std::thread::spawn(move || {
+            let _ = child.wait();
+            mark.store(true, Ordering::Relaxed);
+        });
         wait_for(&format!("the daemon of {host} to answer"), START_DEADLINE, || {
-            if self.daemon_pid(host).is_none() {
-                return Ok(Err(anyhow::anyhow!("the daemon of {host} ended at once")));
+            let connected = UnixStream::connect(self.socket(host));
+            if connected.is_err() && ended.load(Ordering::Relaxed) {
+                return Ok(Err(anyhow::anyhow!("the daemon of {host} ended before it answered")));
             }
-            UnixStream::connect(self.socket(host))?;
-            Ok(Ok(()))
+            Ok(connected.map(drop).map(Ok)?)
         })
         .and_then(|answered| answered)
-        .with_context(|| self.log_tail(host))
+        .map_err(|error| anyhow::anyhow!("{error:#}; {}", self.log_tail(host)))
     }
 
     /// Kills a host's daemon as a crash would; its tasks live on.
