@@ -107,6 +107,44 @@ async fn a_manager_that_cannot_be_reached_slows_nobody_and_is_back_soon_after_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn managers_that_lost_each_other_go_on_soon_after_they_are_together_again() {
+    let cluster = Cluster::start(3).await;
+    cluster.hosts[0].create("before").await.unwrap();
+    for host in &cluster.hosts {
+        host.wire.cut();
+    }
+    // Nobody can acknowledge anything: each tries to its time-out.
+    let (a, b, c) = tokio::join!(
+        cluster.hosts[0].create("a"),
+        cluster.hosts[1].create("b"),
+        cluster.hosts[2].create("c"),
+    );
+    for refused in [a, b, c] {
+        assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+    }
+    for host in &cluster.hosts {
+        host.wire.heal();
+    }
+    let healed = Instant::now();
+    for (place, host) in cluster.hosts.iter().enumerate() {
+        let name = format!("since{place}");
+        eventually("writes go on", || async { host.create(&name).await.ok() }).await;
+    }
+    let back = healed.elapsed();
+    println!(
+        "all cut off from each other: writes through each {back:?} after the wires were whole"
+    );
+    assert!(back < Duration::from_secs(6), "{back:?}");
+    let services = cluster.hosts[0].services().await.unwrap();
+    for name in ["before", "since0", "since1", "since2"] {
+        assert!(services.contains(&name.into()), "{name} of {services:?}");
+    }
+    for host in &cluster.hosts {
+        assert_eq!(host.services().await.unwrap(), services, "one history");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_every_call_says_so_and_it_passes_when_there_is_one_again() {
     const NO_LEADER: &str = "The swarm does not have a leader. It's possible that too few managers \
         are online. Make sure more than half of the managers are online.";
