@@ -54,8 +54,9 @@ enum Passage {
 #[must_use]
 pub fn diff(held: &Plan, want: &Plan) -> Vec<Step> {
     let mut steps = Vec::new();
+    let unready = Unready::of(held, want);
     let passages: BTreeMap<u16, Passage> =
-        want.rings.iter().map(|(service, ring)| (*service, passage(held, want, ring))).collect();
+        want.rings.iter().map(|(service, ring)| (*service, unready.passage(ring))).collect();
     let dark = |service: u16| matches!(passages.get(&service), Some(Passage::Dark));
     // The own number tells local backends from remote ones, so it changes under no frontend.
     let all_dark = held.node != want.node;
@@ -69,9 +70,6 @@ pub fn diff(held: &Plan, want: &Plan) -> Vec<Step> {
             steps.push(Step::DropFrontend(*key));
         }
     }
-    for service in held.rings.keys().filter(|service| !want.rings.contains_key(service)) {
-        steps.push(Step::DropRing(*service));
-    }
     if all_dark {
         steps.push(Step::Own(want.node));
     }
@@ -83,7 +81,7 @@ pub fn diff(held: &Plan, want: &Plan) -> Vec<Step> {
         }
     }
     for (number, backend) in &want.backends {
-        if !held.backends.contains_key(number) && ready(held, want, *number) {
+        if !held.backends.contains_key(number) && !unready.contains(*number) {
             steps.push(Step::PutBackend(*number, *backend));
         }
     }
@@ -103,31 +101,35 @@ pub fn diff(held: &Plan, want: &Plan) -> Vec<Step> {
     }
 
     // No frontend leads to a number whose meaning changes: it can.
-    for number in held.backends.keys().filter(|number| !want.backends.contains_key(number)) {
-        steps.push(Step::DropBackend(*number));
-    }
     for (number, address) in &want.nodes {
         if held.nodes.get(number).is_some_and(|held| held != address) {
             steps.push(Step::PutNode(*number, *address));
         }
     }
     for (number, backend) in &want.backends {
-        let fresh = !held.backends.contains_key(number);
-        if held.backends.get(number) != Some(backend) && !(fresh && ready(held, want, *number)) {
+        if unready.contains(*number) {
             steps.push(Step::PutBackend(*number, *backend));
         }
     }
     steps.append(&mut last_rings);
-
     for (key, frontend) in &want.frontends {
         if held.frontends.get(key) != Some(frontend) || away.contains(key) {
             steps.push(Step::PutFrontend(*key, *frontend));
         }
     }
-    for number in held.nodes.keys().filter(|number| !want.nodes.contains_key(number)) {
-        steps.push(Step::DropNode(*number));
-    }
+
+    // What no packet comes to any more, last: nobody waits for it.
+    steps.extend(gone(&held.rings, &want.rings).map(Step::DropRing));
+    steps.extend(gone(&held.backends, &want.backends).map(Step::DropBackend));
+    steps.extend(gone(&held.nodes, &want.nodes).map(Step::DropNode));
     steps
+}
+
+fn gone<'a, V>(
+    held: &'a BTreeMap<u16, V>,
+    want: &'a BTreeMap<u16, V>,
+) -> impl Iterator<Item = u16> + 'a {
+    held.keys().filter(|number| !want.contains_key(number)).copied()
 }
 
 /// Does the steps on a plan, as a kernel would on its tables.
@@ -147,42 +149,51 @@ pub fn apply<'a>(held: &mut Plan, steps: impl IntoIterator<Item = &'a Step>) {
     }
 }
 
-/// Whether a ring may name this backend before any number changes its meaning.
-fn ready(held: &Plan, want: &Plan, backend: u16) -> bool {
-    let Some(next) = want.backends.get(&backend) else { return false };
-    match held.backends.get(&backend) {
-        Some(now) => now == next,
-        // A number without a meaning gets one at once, unless its node's number still means
-        // another address.
-        None => {
-            held.nodes.get(&next.node).is_none_or(|now| want.nodes.get(&next.node) == Some(now))
-        }
-    }
-}
+/// The wanted backends that no ring may name before their numbers have changed their meaning.
+struct Unready(BTreeSet<u16>);
 
-fn passage(held: &Plan, want: &Plan, ring: &[Slot]) -> Passage {
-    let named: BTreeSet<u16> =
-        ring.iter().flat_map(|slot| [slot.backend, slot.alternate]).filter(|n| *n != 0).collect();
-    let ready: BTreeSet<u16> = named.iter().copied().filter(|n| ready(held, want, *n)).collect();
-    if ready.len() == named.len() {
-        return Passage::Direct;
+impl Unready {
+    fn of(held: &Plan, want: &Plan) -> Self {
+        let unready = |(number, next): &(&u16, &Backend)| match held.backends.get(number) {
+            Some(now) => now != *next,
+            // A number without a meaning gets one at once, unless its node's number still means
+            // another address.
+            None => {
+                let now = held.nodes.get(&next.node);
+                now.is_some() && now != want.nodes.get(&next.node)
+            }
+        };
+        Self(want.backends.iter().filter(unready).map(|(number, _)| *number).collect())
     }
-    let substitutes: Vec<u16> = {
+
+    fn contains(&self, number: u16) -> bool {
+        self.0.contains(&number)
+    }
+
+    fn passage(&self, ring: &[Slot]) -> Passage {
+        // Rings are long and numbers are seldom used again: most diffs look at no slot.
+        if self.0.is_empty() {
+            return Passage::Direct;
+        }
+        let names = |slot: &Slot| self.contains(slot.backend) || self.contains(slot.alternate);
+        if !ring.iter().any(names) {
+            return Passage::Direct;
+        }
         let owners: BTreeSet<u16> = ring.iter().map(|slot| slot.backend).collect();
-        owners.intersection(&ready).copied().collect()
-    };
-    if substitutes.is_empty() {
-        return Passage::Dark;
+        let substitutes: Vec<u16> = owners.difference(&self.0).copied().collect();
+        if substitutes.is_empty() {
+            return Passage::Dark;
+        }
+        let stand_in = ring.iter().enumerate().map(|(index, slot)| Slot {
+            backend: if self.contains(slot.backend) {
+                substitutes[index % substitutes.len()]
+            } else {
+                slot.backend
+            },
+            alternate: if self.contains(slot.alternate) { 0 } else { slot.alternate },
+        });
+        Passage::StandIn(Arc::new(stand_in.collect()))
     }
-    let stand_in = ring.iter().enumerate().map(|(index, slot)| Slot {
-        backend: match slot.backend {
-            0 => 0,
-            backend if ready.contains(&backend) => backend,
-            _ => substitutes[index % substitutes.len()],
-        },
-        alternate: if ready.contains(&slot.alternate) { slot.alternate } else { 0 },
-    });
-    Passage::StandIn(Arc::new(stand_in.collect()))
 }
 
 fn same_ring(a: &Arc<Vec<Slot>>, b: &Arc<Vec<Slot>>) -> bool {

@@ -18,7 +18,7 @@ use shoal_routing::plan::address_bytes;
 use tracing::{debug, info, warn};
 
 use crate::error::{Error, LoadError};
-use crate::links::{Links, task_link};
+use crate::links::{Links, detach_clsact, task_link};
 use crate::neighbours::Neighbours;
 use crate::net::{Interface, Net, errno, failed};
 use crate::options::Options;
@@ -70,8 +70,25 @@ impl Dataplane {
         let net = Net::open().map_err(Error::io("open a netlink socket"))?;
         let uplink = find_uplink(&net, &options).await?;
         let pins = Pins::open(&options.pin_dir)?;
-        let changing_over = make_room(&pins)?;
-        let mut ebpf = load_object(&pins, &options)?;
+        let forwards = !pins.link_names()?.is_empty();
+        let interfaces = (net, uplink);
+        match Self::load_into(&pins, options.clone(), interfaces).await {
+            Err(error) if !forwards => {
+                // Nothing half-made stays of a first start. What forwarded before stays.
+                undo(&pins, &options).await;
+                Err(error)
+            }
+            result => result,
+        }
+    }
+
+    async fn load_into(
+        pins: &Pins,
+        options: Options,
+        (net, uplink): (Net, Interface),
+    ) -> Result<Self, LoadError> {
+        let changing_over = make_room(pins)?;
+        let mut ebpf = load_object(pins, &options)?;
         let vxlan = vxlan_device(&net, &options).await?;
 
         let mut tables = Tables::take(&mut ebpf, &pins.maps())?;
@@ -101,7 +118,7 @@ impl Dataplane {
             repaired: 0,
             changing_over,
             vxlan,
-            pins,
+            pins: pins.clone(),
             xdp: "off",
         };
         dataplane.refresh_addresses().await?;
@@ -166,6 +183,25 @@ impl Dataplane {
             ("abi", ABI_VERSION.to_string()),
         ];
         pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// Removes what a failed first start made. Tasks' interfaces are none of it: they may be those of a
+/// daemon whose pins were lost.
+async fn undo(pins: &Pins, options: &Options) {
+    let undone = async {
+        pins.remove_all()?;
+        let net = Net::open().map_err(Error::io("open a netlink socket"))?;
+        let uplink = find_uplink(&net, options).await?;
+        detach_clsact(&uplink.name);
+        match net.by_name(&options.vxlan_name()).await? {
+            Some(device) if device.vxlan.is_some() => Ok(net.remove(device.index).await?),
+            _ => Ok(()),
+        }
+    };
+    let undone: Result<(), LoadError> = undone.await;
+    if let Err(error) = undone {
+        warn!(%error, "a failed start left something behind");
     }
 }
 

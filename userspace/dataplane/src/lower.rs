@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
-use shoal_datapath::abi::{Backend, Config, Frontend};
+use shoal_datapath::abi::{Backend, Config, Frontend, Slot};
 use shoal_routing::diff::{Step, diff};
 use shoal_routing::{Lower, Plan, TaskLink, TaskPort};
 use tracing::warn;
@@ -21,9 +21,9 @@ impl Lower for Dataplane {
         };
         let steps = diff(&held, plan);
         self.wanted = Some(plan.clone());
-        for step in &steps {
-            // On failure `held` stays unknown, so the next call reads what there really is.
-            self.step(step)?;
+        // On failure `held` stays unknown, so the next call reads what there really is.
+        for run in steps.chunk_by(|one, next| is_ring(one) && is_ring(next)) {
+            self.run(run)?;
         }
         self.held = Some(plan.clone());
         if self.changing_over {
@@ -83,8 +83,22 @@ impl Dataplane {
         Ok(steps)
     }
 
+    /// Does one step, or several rings' at once.
+    fn run(&mut self, steps: &[Step]) -> Result<(), Error> {
+        let rings: Vec<(u16, &[Slot])> = steps
+            .iter()
+            .filter_map(|step| match step {
+                Step::PutRing(service, ring) => Some((*service, ring.as_slice())),
+                _ => None,
+            })
+            .collect();
+        self.tables.put_rings(&rings)?;
+        steps.iter().try_for_each(|step| self.step(step))
+    }
+
     fn step(&mut self, step: &Step) -> Result<(), Error> {
         match step {
+            Step::PutRing(..) => Ok(()),
             Step::Own(node) => {
                 let config = self.tables.config()?;
                 self.tables.put_config(Config { node: *node, ..config })
@@ -93,10 +107,13 @@ impl Dataplane {
             Step::DropNode(number) => self.neighbours.remove(*number),
             Step::PutBackend(number, backend) => self.tables.put_backend(*number, *backend),
             Step::DropBackend(number) => self.tables.put_backend(*number, Backend::default()),
-            Step::PutRing(service, ring) => self.tables.put_ring(*service, ring),
             Step::DropRing(service) => self.tables.drop_ring(*service),
             Step::PutFrontend(key, frontend) => self.tables.put_frontend(*key, *frontend),
             Step::DropFrontend(key) => self.tables.put_frontend(*key, Frontend::default()),
         }
     }
+}
+
+fn is_ring(step: &Step) -> bool {
+    matches!(step, Step::PutRing(..))
 }

@@ -8,7 +8,8 @@ use shoal_datapath::abi::FLOWS_MAX;
 /// Where and how the data plane lives on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Folder of the pins. If it is not on a bpffs, one is mounted there.
+    /// Folder of the pins. If it is not on a bpffs, one is mounted there. Forwarding outlives this
+    /// process only if its mount namespace does.
     pub pin_dir: PathBuf,
     /// Interface that clients and nodes are reached through; by default the one that holds
     /// `data_path_addr`.

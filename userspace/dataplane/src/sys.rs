@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, setns};
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const OBJ_GET: libc::c_long = 7;
 const MAP_LOOKUP_BATCH: libc::c_long = 24;
+const MAP_UPDATE_BATCH: libc::c_long = 26;
 const LINK_DETACH: libc::c_long = 34;
 
 /// `bpf_attr` for deleting one element.
@@ -139,6 +140,33 @@ pub(crate) fn read_array<T: Pod + Default>(map: BorrowedFd<'_>, count: u32) -> i
     }
     values.truncate(done as usize);
     Ok(values)
+}
+
+/// Puts inner maps in place, all in one call: after each call on an array of maps the kernel waits
+/// until no program can see the old ones, some 10 ms, and a dead node changes many rings.
+pub(crate) fn put_inner_maps(
+    map: BorrowedFd<'_>,
+    inner: &[(u32, BorrowedFd<'_>)],
+) -> io::Result<()> {
+    let keys: Vec<u32> = inner.iter().map(|(key, _)| *key).collect();
+    let values: Vec<u32> =
+        inner.iter().map(|(_, inner)| inner.as_raw_fd().cast_unsigned()).collect();
+    let mut attr = BatchAttr {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(inner.len()).map_err(io::Error::other)?,
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: `attr` has the layout of the command's part of `bpf_attr`. The kernel reads `count`
+    // keys of 4 bytes and as many descriptors; both buffers outlive the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, MAP_UPDATE_BATCH, &raw mut attr, size_of::<BatchAttr>())
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Name of an interface's driver, as `ethtool -i` shows it.

@@ -19,6 +19,9 @@ use shoal_routing::Plan;
 use crate::error::Error;
 use crate::sys;
 
+/// Rings of 64 KiB that are made before they are put in place together.
+const RINGS_AT_ONCE: usize = 256;
+
 /// The maps, open.
 pub(crate) struct Tables {
     frontends: Array<MapData, Frontend>,
@@ -107,15 +110,20 @@ impl Tables {
         self.backends.set(number.into(), backend, 0).map_err(failed(maps::BACKENDS))
     }
 
-    /// Fills a new inner map, then puts it in place: packets see the old ring or the new one.
-    pub(crate) fn put_ring(&mut self, service: u16, slots: &[Slot]) -> Result<(), Error> {
-        let mut ring = Box::new(Ring { slots: [Slot::default(); RING_SIZE] });
-        for (to, from) in ring.slots.iter_mut().zip(slots) {
-            *to = *from;
+    /// Fills a new inner map for each ring, then puts them in place: a packet sees a service's old
+    /// ring or its new one.
+    pub(crate) fn put_rings(&mut self, rings: &[(u16, &[Slot])]) -> Result<(), Error> {
+        for rings in rings.chunks(RINGS_AT_ONCE) {
+            let mut filled = Vec::with_capacity(rings.len());
+            for (service, slots) in rings {
+                filled.push((u32::from(*service), filled_ring(slots)?));
+            }
+            let inner: Vec<(u32, BorrowedFd<'_>)> =
+                filled.iter().map(|(service, inner)| (*service, fd(inner))).collect();
+            sys::put_inner_maps(self.rings_data.fd().as_fd(), &inner)
+                .map_err(io_failed(maps::RINGS))?;
         }
-        let mut inner: Array<MapData, Ring> = Array::create(1, 0).map_err(failed(maps::RINGS))?;
-        inner.set(0, ring.as_ref(), 0).map_err(failed(maps::RINGS))?;
-        self.rings.set(service.into(), &inner, 0).map_err(failed(maps::RINGS))
+        Ok(())
     }
 
     pub(crate) fn drop_ring(&mut self, service: u16) -> Result<(), Error> {
@@ -173,6 +181,16 @@ impl Tables {
     pub(crate) fn service_counter(&self, service: u16) -> Result<(u64, u64), Error> {
         sum(&self.services, service.into(), maps::SERVICES)
     }
+}
+
+fn filled_ring(slots: &[Slot]) -> Result<Array<MapData, Ring>, Error> {
+    let mut ring = Box::new(Ring { slots: [Slot::default(); RING_SIZE] });
+    for (to, from) in ring.slots.iter_mut().zip(slots) {
+        *to = *from;
+    }
+    let mut inner: Array<MapData, Ring> = Array::create(1, 0).map_err(failed(maps::RINGS))?;
+    inner.set(0, ring.as_ref(), 0).map_err(failed(maps::RINGS))?;
+    Ok(inner)
 }
 
 fn sum(

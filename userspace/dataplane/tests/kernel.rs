@@ -365,6 +365,18 @@ fn what_cannot_work_is_said_and_nothing_is_made() {
                      remove it";
         assert_eq!(error(host.options.clone()).await, taken);
         assert!(!host.ns.sh("ip -br link").contains("shoal-vx"));
+        assert!(!host.pin_dir().exists());
+
+        // As late as can be: the programs are in place, the last one is refused.
+        host.ns.sh("ip link del other; ip link add link eth0 name mv0 type macvlan");
+        host.ns.sh("ip addr add 192.0.2.7/24 dev mv0; ip link set mv0 up");
+        let no_xdp =
+            Options { xdp: XdpMode::Native, ..Options::new(host.pin_dir(), [192, 0, 2, 7].into()) };
+        let refused = error(no_xdp).await;
+        assert!(refused.starts_with("the kernel cannot run XDP in this driver: "), "{refused}");
+        assert!(refused.contains("os error"), "{refused}");
+        assert!(!host.ns.sh("ip -br link").contains("shoal-vx"));
+        assert!(!host.pin_dir().exists());
     });
 }
 

@@ -220,7 +220,7 @@ fn ask(to: Ipv4Addr) -> std::io::Result<String> {
 fn bulk(to: Ipv4Addr) {
     let mut stream = connect(to).unwrap();
     line(&mut stream).unwrap();
-    let sent: Vec<u8> = (0..BULK).map(|index| (index * 7 % 251) as u8).collect();
+    let sent: Vec<u8> = (0..=250).cycle().take(BULK).collect();
     let mut writer = stream.try_clone().unwrap();
     let copy = sent.clone();
     let sending = std::thread::spawn(move || writer.write_all(&copy));
