@@ -43,15 +43,16 @@ struct Sent {
     index: u64,
     /// Index of the store that the node's set was last computed from: nothing new for it since.
     through: u64,
-    routes: Arc<Routes>,
     tasks: BTreeMap<String, Arc<Task>>,
 }
 
 /// Computes the sets, once per index for all sessions.
 #[derive(Debug, Default)]
 pub(crate) struct Sender {
-    /// Index, settled index and routes of the last computation.
-    last: Option<(u64, u64, Arc<Routes>)>,
+    /// Index and settled index of the last computation.
+    last: Option<(u64, u64)>,
+    /// What every session that was sent anything knows by now.
+    routes: Routes,
     /// When a task that waits for its drain must be told to stop anyway.
     drain_at: Option<Timestamp>,
 }
@@ -90,22 +91,19 @@ impl Sender {
         now: Timestamp,
         feeds: impl Iterator<Item = (&'f str, &'f str, &'f mut Feed)>,
     ) -> Vec<(String, Assignments)> {
-        let last = self.last.as_ref();
         let index = store.index();
-        let same_index = last.is_some_and(|(last, _, _)| *last == index);
-        let same = same_index
-            && last.is_some_and(|(_, last, _)| *last == settled)
-            && self.drain_at.is_none_or(|at| now < at);
-        let routes = match last {
-            Some((_, _, routes)) if same_index => routes.clone(),
-            _ => Arc::new(Routes::of(store)),
-        };
-        self.last = Some((index, settled, routes.clone()));
+        let same = self.last == Some((index, settled)) && self.drain_at.is_none_or(|at| now < at);
+        // All sessions know the same routes, so one difference serves them all.
+        let mut difference = Vec::new();
+        if self.last.is_none_or(|(last, _)| last != index) {
+            let routes = Routes::of(store);
+            difference = routes.difference(&self.routes);
+            self.routes = routes;
+        }
+        self.last = Some((index, settled));
         if !same {
             self.drain_at = None;
         }
-        // Most sessions were sent the same routes: their difference is computed once.
-        let mut known: Vec<(Arc<Routes>, Vec<AssignmentChange>)> = Vec::new();
         let mut messages = Vec::new();
         for (session_id, node_id, feed) in feeds {
             if same && feed.sent.is_some() {
@@ -113,27 +111,18 @@ impl Sender {
             }
             let tasks = self.tasks_of(store, node_id, settled, now);
             let (kind, applies_to, mut changes) = match &feed.sent {
-                None => (AssignmentsType::Complete, 0, routes.difference(&Routes::default())),
-                Some(sent) => {
-                    let cached = known.iter().find(|(from, _)| Arc::ptr_eq(from, &sent.routes));
-                    let changes = match cached {
-                        Some((_, changes)) => changes.clone(),
-                        None => {
-                            let changes = routes.difference(&sent.routes);
-                            known.push((sent.routes.clone(), changes.clone()));
-                            changes
-                        }
-                    };
-                    (AssignmentsType::Changes, sent.index, changes)
+                None => {
+                    let all = self.routes.difference(&Routes::default());
+                    (AssignmentsType::Complete, 0, all)
                 }
+                Some(sent) => (AssignmentsType::Changes, sent.index, difference.clone()),
             };
             let before = feed.sent.take();
             let old = before.as_ref().map(|sent| &sent.tasks);
             task_difference(&mut changes, old.unwrap_or(&BTreeMap::new()), &tasks);
             let silent = kind == AssignmentsType::Changes && changes.is_empty();
             let sent_index = if silent { applies_to } else { index };
-            let routes = routes.clone();
-            feed.sent = Some(Sent { index: sent_index, through: index, routes, tasks });
+            feed.sent = Some(Sent { index: sent_index, through: index, tasks });
             if !silent {
                 let message =
                     Assignments { r#type: kind.into(), applies_to, results_in: index, changes };

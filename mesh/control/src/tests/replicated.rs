@@ -164,6 +164,17 @@ fn an_update_replaces_one_slot_at_a_time_old_before_new() {
 }
 
 #[test]
+fn an_update_replaces_tasks_without_a_node_at_once_and_leaves_nothing_of_them() {
+    let mut bed = Bed::new(1);
+    bed.update_node("n1", |spec| spec.set_availability(NodeAvailability::Pause));
+    bed.create(spec("web", 3, &[])).unwrap();
+    bed.update("web", |spec| spec.task.as_mut().unwrap().force_update = 1).unwrap();
+    let tasks = bed.all("web");
+    assert_eq!(slots(&tasks), [1, 2, 3]);
+    assert!(tasks.iter().all(|t| t.spec_version == 2 && t.state() == TaskState::Pending));
+}
+
+#[test]
 fn a_changed_replica_count_replaces_nothing() {
     let mut bed = running(1, 2);
     let before: Vec<_> = bed.live("web").into_iter().map(|task| task.id).collect();

@@ -11,7 +11,7 @@ mod world;
 
 use world::World;
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 48;
 
 /// Names the seed of a world that panics.
 struct Seed(u64);
