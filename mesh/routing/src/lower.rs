@@ -46,6 +46,13 @@ pub trait Lower: Send + 'static {
     /// from what the kernel really holds. Returns how many steps that took.
     fn apply(&mut self, plan: &Plan) -> impl Future<Output = Result<usize, Self::Error>> + Send;
 
+    /// Compares what the kernel really holds, and the host's interfaces and addresses, with the last
+    /// plan, and repairs what differs. Returns how many steps that took. For a call every half
+    /// minute or so; one that holds nothing has nothing to repair.
+    fn resync(&mut self) -> impl Future<Output = Result<usize, Self::Error>> + Send {
+        async { Ok(0) }
+    }
+
     /// Gives a task its interface `eth0` inside `netns`: veth, address, default route, gateway's
     /// MAC, loopback up, MTU, and our program on the host's side.
     fn attach(

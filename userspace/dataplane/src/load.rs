@@ -93,14 +93,7 @@ impl Dataplane {
 
         let mut tables = Tables::take(&mut ebpf, &pins.maps())?;
         let held = tables.config()?;
-        tables.put_config(Config {
-            abi: ABI_VERSION,
-            uplink: uplink.index,
-            vxlan: vxlan.index,
-            vxlan_port: options.vxlan_port,
-            node: held.node,
-            address: address_bytes(options.data_path_addr),
-        })?;
+        tables.put_config(config(&options, &uplink, &vxlan, held.node))?;
         let nodes = take(&mut ebpf, maps::NODES)?;
         let numbers = take(&mut ebpf, maps::NODE_NUMBERS)?;
         let neighbours = Neighbours::start(nodes, numbers)?;
@@ -161,6 +154,21 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Finds the uplink and the tunnel again. If one was made anew, under another index, the
+    /// programs follow it there.
+    pub(crate) async fn refresh_interfaces(&mut self) -> Result<(), LoadError> {
+        let before = (self.uplink.index, self.vxlan.index);
+        self.uplink = find_uplink(&self.net, &self.options).await?;
+        self.vxlan = vxlan_device(&self.net, &self.options).await?;
+        if before == (self.uplink.index, self.vxlan.index) {
+            return Ok(());
+        }
+        warn!(uplink = %self.uplink.name, vxlan = %self.vxlan.name, "an interface was replaced");
+        let node = self.tables.config()?.node;
+        self.tables.put_config(config(&self.options, &self.uplink, &self.vxlan, node))?;
+        if self.changing_over { Ok(()) } else { self.attach_all().await }
+    }
+
     /// Makes the data-path address and the uplink's other global ones serve frontends.
     pub(crate) async fn refresh_addresses(&mut self) -> Result<(), Error> {
         let mut addresses = vec![address_bytes(self.options.data_path_addr)];
@@ -219,6 +227,17 @@ fn check_privileges() -> Result<(), LoadError> {
     match NEEDED.iter().find(|(any_of, _)| held & any_of == 0) {
         Some((_, missing)) => Err(LoadError::Privilege { missing }),
         None => Ok(()),
+    }
+}
+
+fn config(options: &Options, uplink: &Interface, vxlan: &Interface, node: u16) -> Config {
+    Config {
+        abi: ABI_VERSION,
+        uplink: uplink.index,
+        vxlan: vxlan.index,
+        vxlan_port: options.vxlan_port,
+        node,
+        address: address_bytes(options.data_path_addr),
     }
 }
 

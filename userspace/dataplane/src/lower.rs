@@ -27,15 +27,23 @@ impl Lower for Dataplane {
         }
         self.held = Some(plan.clone());
         if self.changing_over {
-            self.attach_all().await.map_err(|error| match error {
-                LoadError::Other(error) => error,
-                error => Error::Io {
-                    what: "change over to this release".into(),
-                    cause: std::io::Error::other(error),
-                },
-            })?;
+            self.attach_all().await.map_err(plain)?;
         }
         Ok(steps.len())
+    }
+
+    async fn resync(&mut self) -> Result<usize, Error> {
+        self.refresh_interfaces().await.map_err(plain)?;
+        self.refresh_addresses().await?;
+        self.sweep_endpoints().await?;
+        let Some(wanted) = self.wanted.clone() else { return Ok(0) };
+        self.held = None;
+        let steps = self.apply(&wanted).await?;
+        if steps > 0 {
+            warn!(steps, "the kernel held something else than the plan: repaired");
+            self.repaired += steps as u64;
+        }
+        Ok(steps)
     }
 
     async fn attach(&mut self, link: &TaskLink, netns: BorrowedFd<'_>) -> Result<TaskPort, Error> {
@@ -63,24 +71,6 @@ impl Dataplane {
     pub fn read(&self) -> Result<Plan, Error> {
         let nodes = self.neighbours.read()?;
         Ok(Plan { nodes, ..self.tables.read()? })
-    }
-
-    /// Compares the kernel with the last plan and the interfaces, and repairs what differs.
-    /// Returns how many steps that took; [`Dataplane::repaired`] adds them up.
-    ///
-    /// # Errors
-    /// A map or an interface could not be read or written.
-    pub async fn resync(&mut self) -> Result<usize, Error> {
-        self.refresh_addresses().await?;
-        self.sweep_endpoints().await?;
-        let Some(wanted) = self.wanted.clone() else { return Ok(0) };
-        self.held = None;
-        let steps = self.apply(&wanted).await?;
-        if steps > 0 {
-            warn!(steps, "the kernel held something else than the plan: repaired");
-            self.repaired += steps as u64;
-        }
-        Ok(steps)
     }
 
     /// Does one step, or several rings' at once.
@@ -111,6 +101,17 @@ impl Dataplane {
             Step::PutFrontend(key, frontend) => self.tables.put_frontend(*key, *frontend),
             Step::DropFrontend(key) => self.tables.put_frontend(*key, Frontend::default()),
         }
+    }
+}
+
+/// What can fail at load, met later.
+fn plain(error: LoadError) -> Error {
+    match error {
+        LoadError::Other(error) => error,
+        error => Error::Io {
+            what: "attach the programs again".into(),
+            cause: std::io::Error::other(error),
+        },
     }
 }
 

@@ -416,3 +416,26 @@ pub(crate) async fn managed_on(net: &Net, ifindex: u32) -> Result<Vec<(IpAddr, M
         .filter_map(|((_, address), message)| Some((address, resolved(&message)?)))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lost_reports_and_known_neighbours_matter_and_strangers_do_not() {
+        let managed = BTreeSet::from([(2, IpAddr::from([10, 88, 0, 2]))]);
+        let neighbour = |ifindex, last| {
+            let mut message = NeighbourMessage::default();
+            message.header.ifindex = ifindex;
+            let address = NeighbourAddress::Inet([10, 88, 0, last].into());
+            message.attributes.push(NeighbourAttribute::Destination(address));
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message))
+        };
+        assert!(matters(&neighbour(2, 2), &managed));
+        assert!(!matters(&neighbour(2, 3), &managed));
+        assert!(!matters(&neighbour(3, 2), &managed));
+        assert!(matters(&NetlinkPayload::Overrun(Vec::new()), &managed));
+        let link = RouteNetlinkMessage::NewLink(Default::default());
+        assert!(matters(&NetlinkPayload::InnerMessage(link), &managed));
+    }
+}

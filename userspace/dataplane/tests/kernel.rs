@@ -154,6 +154,30 @@ fn drift_is_found_and_repaired() {
 }
 
 #[test]
+fn an_interface_that_was_replaced_is_used_again() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    host.ns.block_on(|| async {
+        let mut dataplane = load(&host.options).await;
+        dataplane.apply(&plan(1, 2, &[task(8, 2)])).await.unwrap();
+        host.ns.sh("ip link del shoal-vx; ip link del eth0");
+        host.plug_nowhere();
+        host.ns.sh("ip addr add 10.88.0.99/24 dev eth0");
+        dataplane.resync().await.unwrap();
+        let config: Config = array(host.pin_dir(), maps::CONFIG).get(&0, 0).unwrap();
+        let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+        assert_eq!((config.uplink, config.vxlan), (index("eth0"), index("shoal-vx")));
+        assert_eq!(config.node, 1);
+        assert_eq!((programs_on("eth0").len(), programs_on("shoal-vx").len()), (1, 1));
+        let addresses: HashMap<_, Address, u32> =
+            pinned(host.pin_dir(), maps::ADDRESSES).try_into().unwrap();
+        assert_eq!(addresses.keys().count(), 2);
+    });
+}
+
+#[test]
 fn a_task_gets_its_interface_and_loses_it() {
     if !needs_root() {
         return;

@@ -151,9 +151,14 @@ impl Host {
     /// With an uplink that leads nowhere.
     pub fn alone() -> Self {
         let host = Self::new(Ipv4Addr::new(10, 88, 0, 1));
-        host.ns.sh("ip link add eth0 type veth peer name far && ip link set far up; \
-                    ip addr add 10.88.0.1/24 dev eth0 && ip link set eth0 up");
+        host.plug_nowhere();
         host
+    }
+
+    /// Gives it that uplink.
+    pub fn plug_nowhere(&self) {
+        self.ns.sh("ip link add eth0 type veth peer name far; ip link set far up; \
+             ip addr add 10.88.0.1/24 dev eth0; ip link set eth0 up");
     }
 
     pub fn pin_dir(&self) -> &Path {
