@@ -373,6 +373,15 @@ impl Cluster {
                 let manager = if shoal_manager::has_state(&config.state_dir) {
                     Manager::restart(config).await?
                 } else {
+                    // It has voted under this Raft id; with an empty log it could vote again and
+                    // undo what was committed.
+                    anyhow::ensure!(
+                        record.phase != Phase::Active,
+                        "{} is missing, without which this node cannot be the manager it was: \
+                         bring it back from a backup, or remove {} and join again as a new node",
+                        config.state_dir.display(),
+                        self.0.state.path().display()
+                    );
                     Manager::join(config, record.raft_id).await?
                 };
                 Some(self.open(manager, parts.listener).await)
@@ -473,12 +482,13 @@ impl Cluster {
         if let Err(error) = self.0.state.forget() {
             warn!(%error, "the state of a failed start stays");
         }
-        let raft_dir = self.raft_dir();
-        match std::fs::remove_dir_all(&raft_dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                warn!(%error, folder = %raft_dir.display(), "the state of a failed start stays");
+        // What the manager and the agent keep of the cluster that did not come to be.
+        let (raft, managers) = (self.raft_dir(), self.0.state.path().join("managers.json"));
+        let removed = [std::fs::remove_dir_all(raft), std::fs::remove_file(managers)];
+        for error in removed.into_iter().filter_map(Result::err) {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                warn!(%error, "the state of a failed start stays");
             }
-            _ => {}
         }
         if let Some(record) = record {
             self.unload(&record).await;

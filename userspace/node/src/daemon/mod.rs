@@ -66,8 +66,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 fn start_log(config: &Config) -> anyhow::Result<()> {
-    // Raft tells each of its steps at info; who wants to see them names it.
-    let quiet = if config.log_level.contains("openraft") { "" } else { ",openraft=warn" };
+    // Raft tells each of its steps at info, and each try to reach a lost peer at warn; who wants to
+    // see them names it.
+    let quiet = if config.log_level.contains("openraft") { "" } else { ",openraft=error" };
     let filter = EnvFilter::try_new(format!("{}{quiet}", config.log_level))
         .with_context(|| format!("log level {:?} is not one", config.log_level))?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
