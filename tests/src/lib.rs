@@ -5,6 +5,8 @@
 
 pub mod cluster;
 pub mod lab;
+#[cfg(feature = "testbed")]
+pub mod testbed;
 
 use std::path::{Path, PathBuf};
 

@@ -12,12 +12,23 @@ pub const fn fold(sum: u32) -> u16 {
     (((once & 0xffff) + (once >> 16)) & 0xffff) as u16
 }
 
-/// Sum of the two words of an IPv4 address.
+/// Checksum of an IPv4 header without options, given in words of 32 bits, its own field zero.
 #[inline(always)]
 #[must_use]
-pub const fn words(address: [u8; 4]) -> u32 {
-    let [a, b, c, d] = address;
-    u16::from_be_bytes([a, b]) as u32 + u16::from_be_bytes([c, d]) as u32
+pub const fn of_header(header: [u32; 5]) -> u16 {
+    let [a, b, c, d, e] = header;
+    let sum = a as u64 + b as u64 + c as u64 + d as u64 + e as u64;
+    // At most five carries: half a word holds what the first fold leaves.
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    !fold((sum & 0xffff_ffff) as u32)
+}
+
+/// Sum of the two halves of an IPv4 address.
+#[inline(always)]
+#[must_use]
+pub const fn halves(address: u32) -> u32 {
+    (address >> 16) + (address & 0xffff)
 }
 
 /// The checksum after a part that summed up to `from` has become one that sums up to `to`.

@@ -5,9 +5,9 @@
 
 use crate::{
     Tables,
-    abi::{Backend, Mac, NO_ALTERNATE, Slot},
+    abi::{Backend, NO_ALTERNATE, Slot},
     hash,
-    packet::{Ipv4, Packet, addressed, frontend_index},
+    packet::{Ipv4, MacWords, Packet, addressed, frontend_index, mac_words},
 };
 
 /// Where a packet goes.
@@ -63,13 +63,13 @@ pub fn choose<'t, T: Tables>(ip: &Ipv4<'_>, tables: &'t T) -> Result<Choice<'t>,
 
 /// The MAC that names the slot's alternate on the way to its backend.
 #[inline(always)]
-pub(crate) fn alternate_mac<T: Tables>(slot: Slot, tables: &T) -> Mac {
+pub(crate) fn alternate_mac<T: Tables>(slot: Slot, tables: &T) -> MacWords {
     if slot.alternate == 0 {
-        return NO_ALTERNATE;
+        return mac_words(&NO_ALTERNATE);
     }
     match tables.backend(slot.alternate) {
-        Some(backend) if backend.node != 0 => backend.mac,
-        _ => NO_ALTERNATE,
+        Some(backend) if backend.node != 0 => mac_words(&backend.mac),
+        _ => mac_words(&NO_ALTERNATE),
     }
 }
 

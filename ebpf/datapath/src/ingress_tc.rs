@@ -9,7 +9,7 @@ use crate::{
     abi::{Counter, EndpointKey, VNI_INGRESS},
     ingress::{Choice, Miss, alternate_mac, choose, is_for_frontend},
     nat::{Delivery, deliver},
-    packet::{Ipv4, Misfit},
+    packet::{Ipv4, Misfit, mac_words, put_mac},
 };
 
 /// Decides on a packet from the uplink.
@@ -74,12 +74,13 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T, add: Counter) -> (Verdi
         Some(node) if node.address != [0; 16] => node.address,
         _ => return (Verdict::Drop, Reason::TcNoNode),
     };
-    let inner_source = alternate_mac(slot, tables);
+    let alternate = alternate_mac(slot, tables);
+    let task = mac_words(&backend.mac);
     let Some(head) = packet.head_mut::<12>() else {
         return (Verdict::Drop, Reason::TcRefused);
     };
-    head[0..6].copy_from_slice(&backend.mac);
-    head[6..12].copy_from_slice(&inner_source);
+    put_mac(head, 0, task);
+    put_mac(head, 6, alternate);
     if !packet.set_tunnel(&Tunnel { vni: VNI_INGRESS, remote }, &config.address) {
         return (Verdict::Drop, Reason::TcRefused);
     }

@@ -7,7 +7,9 @@ use crate::{
     Skb, Tables,
     abi::{Counter, Endpoint, Flow, FlowKey, Mac},
     checksum,
-    packet::{HEADERS, Headers, IP_CHECKSUM, Protocol, mapped, unmapped},
+    packet::{
+        HEADERS, Headers, IP_CHECKSUM, MacWords, Protocol, mac_words, mapped, number, put, put_mac,
+    },
     reason::Reason,
 };
 
@@ -26,11 +28,11 @@ pub(crate) struct Change {
     /// Which end.
     pub end: End,
     /// Its address now, and then.
-    pub address: [[u8; 4]; 2],
+    pub address: [u32; 2],
     /// Its port now, and then; host order.
     pub port: [u16; 2],
     /// Destination and source MAC; `None` leaves them.
-    pub macs: Option<[Mac; 2]>,
+    pub macs: Option<[MacWords; 2]>,
 }
 
 /// Rewrites one end of the packet; false when the kernel refuses, with the packet half-changed.
@@ -47,21 +49,21 @@ pub(crate) fn rewrite<P: Skb>(packet: &mut P, protocol: Protocol, change: Change
         return false;
     };
     let sum = u16::from_be_bytes([head[IP_CHECKSUM], head[IP_CHECKSUM + 1]]);
-    let sum = checksum::replace(sum, checksum::words(old_address), checksum::words(address));
-    head[IP_CHECKSUM..IP_CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
+    let sum = checksum::replace(sum, checksum::halves(old_address), checksum::halves(address));
+    put(head, IP_CHECKSUM, sum.to_be_bytes());
     match change.end {
         End::Source => {
-            head[26..30].copy_from_slice(&address);
-            head[34..36].copy_from_slice(&port.to_be_bytes());
+            put(head, 26, address.to_be_bytes());
+            put(head, 34, port.to_be_bytes());
         }
         End::Destination => {
-            head[30..34].copy_from_slice(&address);
-            head[36..38].copy_from_slice(&port.to_be_bytes());
+            put(head, 30, address.to_be_bytes());
+            put(head, 36, port.to_be_bytes());
         }
     }
     if let Some([destination, source]) = change.macs {
-        head[0..6].copy_from_slice(&destination);
-        head[6..12].copy_from_slice(&source);
+        put_mac(head, 0, destination);
+        put_mac(head, 6, source);
     }
     true
 }
@@ -104,7 +106,7 @@ pub(crate) fn deliver<P: Skb, T: Tables>(
     let Headers { protocol, source, destination, source_port, destination_port } = *headers;
     // Locals of their own: what a map is given stays in memory, all else in registers.
     let key = FlowKey {
-        client: mapped(source),
+        client: mapped(source.to_be_bytes()),
         task: endpoint.address,
         client_port: source_port.to_be(),
         task_port: target_port.to_be(),
@@ -112,7 +114,7 @@ pub(crate) fn deliver<P: Skb, T: Tables>(
         pad: [0; 3],
     };
     let flow = Flow {
-        frontend: mapped(destination),
+        frontend: mapped(destination.to_be_bytes()),
         frontend_port: destination_port.to_be(),
         node,
         service,
@@ -128,9 +130,9 @@ pub(crate) fn deliver<P: Skb, T: Tables>(
     }
     let change = Change {
         end: End::Destination,
-        address: [destination, unmapped(&endpoint.address)],
+        address: [destination, number(&endpoint.address)],
         port: [destination_port, target_port],
-        macs: Some([mac, endpoint.gateway]),
+        macs: Some([mac_words(&mac), mac_words(&endpoint.gateway)]),
     };
     if rewrite(packet, protocol, change) { Ok(()) } else { Err(refused) }
 }

@@ -101,7 +101,7 @@ pub trait Skb: Packet {
     /// Keeps the checksum at `offset` right while an address of the pseudo header changes.
     ///
     /// A UDP checksum of zero, "none", stays zero; a computed one never becomes zero.
-    fn replace_address_sum(&mut self, protocol: Protocol, from: [u8; 4], to: [u8; 4]) -> bool;
+    fn replace_address_sum(&mut self, protocol: Protocol, from: u32, to: u32) -> bool;
 
     /// Keeps the checksum at `offset` right while a port changes.
     fn replace_port_sum(&mut self, protocol: Protocol, from: u16, to: u16) -> bool;
@@ -230,8 +230,8 @@ impl<'p> Ipv4<'p> {
         let h = self.head;
         Headers {
             protocol: self.protocol,
-            source: [h[26], h[27], h[28], h[29]],
-            destination: [h[30], h[31], h[32], h[33]],
+            source: u32::from_be_bytes([h[26], h[27], h[28], h[29]]),
+            destination: u32::from_be_bytes([h[30], h[31], h[32], h[33]]),
             source_port: self.source_port(),
             destination_port: self.destination_port(),
         }
@@ -289,13 +289,42 @@ pub struct Headers {
     /// What it carries.
     pub protocol: Protocol,
     /// Source address.
-    pub source: [u8; 4],
+    pub source: u32,
     /// Destination address.
-    pub destination: [u8; 4],
+    pub destination: u32,
     /// Source port, host order.
     pub source_port: u16,
     /// Destination port, host order.
     pub destination_port: u16,
+}
+
+/// A MAC as the two words that it is copied in. Copies of bytes stay copies of bytes in a program,
+/// six loads and six stores each.
+pub(crate) type MacWords = (u32, u16);
+
+#[inline(always)]
+pub(crate) const fn mac_words(mac: &Mac) -> MacWords {
+    let [a, b, c, d, e, f] = *mac;
+    (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]))
+}
+
+/// Writes a MAC at a constant offset.
+#[inline(always)]
+pub(crate) fn put_mac<const N: usize>(to: &mut [u8; N], offset: usize, mac: MacWords) {
+    put(to, offset, mac.0.to_ne_bytes());
+    put(to, offset + 4, mac.1.to_ne_bytes());
+}
+
+/// Writes a word at a constant offset.
+#[inline(always)]
+pub(crate) fn put<const N: usize, const M: usize>(to: &mut [u8; N], offset: usize, word: [u8; M]) {
+    to[offset..offset + M].copy_from_slice(&word);
+}
+
+/// The IPv4 address as a number, most significant byte first.
+#[inline(always)]
+pub(crate) const fn number(address: &Address) -> u32 {
+    u32::from_be_bytes(unmapped(address))
 }
 
 /// An IPv4 address in 16 bytes.

@@ -7,7 +7,7 @@ use crate::{
     Reason, Skb, Tables, Tunnel, Verdict,
     abi::{Counter, EndpointKey, FlowKey, VNI_RETURN},
     nat::{Change, End, rewrite},
-    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ipv4, unmapped},
+    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ipv4, number},
 };
 
 /// Decides on a packet from a task.
@@ -64,7 +64,7 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Result<(Verdict, Rea
     };
     let change = Change {
         end: End::Source,
-        address: [unmapped(&endpoint.address), unmapped(&flow.frontend)],
+        address: [number(&endpoint.address), number(&flow.frontend)],
         port: [ip.source_port(), u16::from_be(flow.frontend_port)],
         macs: None,
     };

@@ -60,12 +60,13 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn serves(&self, address: &Address) -> bool {
-        ADDRESSES.get_ptr(Aligned(*address).0).is_some()
+        ADDRESSES.get_ptr(&Aligned(*address).0).is_some()
     }
 
     #[inline(always)]
     fn slot(&self, service: u16, index: usize) -> Option<Slot> {
-        RINGS.get_value(u32::from(service), &0)?.slots.get(index).copied()
+        let only = 0;
+        RINGS.get_value(u32::from(service), &only)?.slots.get(index).copied()
     }
 
     #[inline(always)]
@@ -81,7 +82,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn node_number(&self, address: &Address) -> Option<u32> {
         // SAFETY: copied out before anything else runs.
-        unsafe { NODE_NUMBERS.get(address) }.copied()
+        unsafe { NODE_NUMBERS.get(&Aligned(*address).0) }.copied()
     }
 
     #[inline(always)]

@@ -1,9 +1,9 @@
 //! A packet in TC as the datapath's socket buffer.
 //!
 //! `BPF_PROG_TEST_RUN` can neither put a packet in a tunnel nor show where a redirection leads. So
-//! with [`TEST`] set by the test bed, what would come from the tunnel is read from the control
-//! block, and what was decided is noted there besides being done. With [`TEST`] zero, as the
-//! daemon loads it, the verifier removes those branches.
+//! with [`TEST`] set to one by the test bed, what would come from the tunnel is read from the control
+//! block, and what was decided is noted there besides being done. As the daemon
+//! loads the programs, the verifier removes those branches.
 
 use aya_ebpf::{
     EbpfContext as _, Global,
@@ -23,9 +23,11 @@ use shoal_datapath::{
     packet::{Protocol, WRITABLE, mapped, unmapped},
 };
 
-/// One when the test bed has loaded the programs.
+/// One when the test bed has loaded the programs. Any other value means "no"; this one occurs
+/// nowhere else, because the compiler lets equal constants share their memory, and whoever looked
+/// up a map's key 0 by reference would then look up what the loader wrote here.
 #[unsafe(no_mangle)]
-static TEST: Global<u32> = Global::new(0);
+static TEST: Global<u32> = Global::new(0x6e6f_7465);
 
 /// `PACKET_HOST` of the kernel: addressed to this host.
 const PACKET_HOST: u32 = 0;
@@ -63,7 +65,7 @@ impl Skb {
     /// Does what the verdict says.
     #[inline(always)]
     pub fn act(&mut self, verdict: Verdict) -> i32 {
-        if TEST.load() != 0 {
+        if TEST.load() == 1 {
             let (kind, interface) = match verdict {
                 Verdict::Redirect(interface) => (1, interface),
                 Verdict::Peer(interface) => (2, interface),
@@ -156,7 +158,7 @@ impl shoal_datapath::Skb for Skb {
 
     #[inline(always)]
     fn is_for_this_host(&self) -> bool {
-        if TEST.load() != 0 {
+        if TEST.load() == 1 {
             return self.noted(note::OTHER_HOST) == 0;
         }
         // SAFETY: the context is valid as long as the program runs.
@@ -171,7 +173,7 @@ impl shoal_datapath::Skb for Skb {
 
     #[inline(always)]
     fn tunnel(&self) -> Option<Tunnel> {
-        if TEST.load() != 0 {
+        if TEST.load() == 1 {
             let (vni, remote) = (self.noted(note::VNI), self.noted(note::REMOTE));
             let tunnel = Tunnel { vni, remote: mapped(remote.to_be_bytes()) };
             return if vni == 0 { None } else { Some(tunnel) };
@@ -193,7 +195,7 @@ impl shoal_datapath::Skb for Skb {
     #[inline(always)]
     fn set_tunnel(&mut self, tunnel: &Tunnel, local: &Address) -> bool {
         let remote = u32::from_be_bytes(unmapped(&tunnel.remote));
-        if TEST.load() != 0 {
+        if TEST.load() == 1 {
             self.note(note::VNI, tunnel.vni);
             self.note(note::REMOTE, remote);
         }
@@ -216,10 +218,9 @@ impl shoal_datapath::Skb for Skb {
     }
 
     #[inline(always)]
-    fn replace_address_sum(&mut self, protocol: Protocol, from: [u8; 4], to: [u8; 4]) -> bool {
+    fn replace_address_sum(&mut self, protocol: Protocol, from: u32, to: u32) -> bool {
         let flags = u64::from(BPF_F_PSEUDO_HDR) | 4 | mangled(protocol);
-        let (from, to) = (u32::from_ne_bytes(from), u32::from_ne_bytes(to));
-        self.replace_sum(protocol, u64::from(from), u64::from(to), flags)
+        self.replace_sum(protocol, u64::from(from.to_be()), u64::from(to.to_be()), flags)
     }
 
     #[inline(always)]
