@@ -118,7 +118,10 @@ fn a_configuration_file_that_was_named_must_be_good() {
     command.env_remove("SHOAL_SOCKET").args(["--config", file, "service", "ls"]);
     let mut stderr = || String::from_utf8(command.output().unwrap().stderr).unwrap();
     let missing = stderr();
-    assert!(missing.starts_with(&format!("cannot read the configuration file {file}: ")));
+    let expected = format!(
+        "cannot read the configuration file {file}: No such file or directory (os error 2)\n"
+    );
+    assert_eq!(missing, expected);
     std::fs::write(&path, "socket = '/s'\nsockets = 1\n").unwrap();
     let unknown = stderr();
     assert!(

@@ -132,11 +132,11 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 /// An error with its causes on one line; what the daemon answered in its own words.
-fn sentence(error: &anyhow::Error) -> String {
+pub fn sentence(error: &anyhow::Error) -> String {
     if let Some(status) = error.downcast_ref::<tonic::Status>() {
         return format!("Error response from daemon: {}", status.message());
     }
-    format!("{error:#}")
+    crate::sentence::sentence(error)
 }
 
 /// Prints an answer to stdout.

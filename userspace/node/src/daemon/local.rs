@@ -11,6 +11,7 @@ use tracing::warn;
 use super::cluster::{Cluster, role};
 use super::state::Phase;
 use crate::config::Advertise;
+use crate::sentence::sentence;
 
 /// Answers the command line.
 pub struct Local {
@@ -28,7 +29,7 @@ impl Local {
 /// request; a code for each would tell a caller nothing more.
 #[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 fn refusal(error: anyhow::Error) -> Status {
-    Status::failed_precondition(format!("{error:#}"))
+    Status::failed_precondition(sentence(&error))
 }
 
 fn advertise(text: &str) -> Result<Option<Advertise>, Status> {

@@ -69,8 +69,11 @@ fn start_log(config: &Config) -> anyhow::Result<()> {
     // Raft tells each of its steps at info, and each try to reach a lost peer at warn; who wants to
     // see them names it.
     let quiet = if config.log_level.contains("openraft") { "" } else { ",openraft=error" };
-    let filter = EnvFilter::try_new(format!("{}{quiet}", config.log_level))
-        .with_context(|| format!("log level {:?} is not one", config.log_level))?;
+    let filter = EnvFilter::try_new(format!("{}{quiet}", config.log_level));
+    let filter = filter.map_err(|_| {
+        let level = &config.log_level;
+        anyhow::anyhow!("{level:?} is not a log level: use error, warn, info, debug or trace")
+    })?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.with_ansi(false).init(),

@@ -14,7 +14,7 @@ use super::converge::{Judgement, SlotState};
 const SLOTS_MAX: usize = 20;
 
 /// Steps from new to running, by which a slot's bar is filled.
-const STEPS: [TaskState; 9] = [
+const STEPS: [TaskState; 8] = [
     TaskState::New,
     TaskState::Pending,
     TaskState::Assigned,
@@ -23,8 +23,10 @@ const STEPS: [TaskState; 9] = [
     TaskState::Ready,
     TaskState::Starting,
     TaskState::Running,
-    TaskState::Complete,
 ];
+
+/// Characters of a slot's bar.
+const BAR: usize = 50;
 
 /// Where progress goes.
 pub enum Progress {
@@ -58,7 +60,7 @@ impl Progress {
             return Self::Lines { overall: String::new(), errs: BTreeMap::new() };
         }
         let bars = MultiProgress::new();
-        let overall = bars.add(ProgressBar::no_length().with_style(style("{msg}")));
+        let overall = bars.add(text_line());
         Self::Bars { bars, overall, slots: BTreeMap::new() }
     }
 
@@ -80,7 +82,9 @@ impl Progress {
                 }
             }
             Self::Bars { bars, overall, slots } => {
-                overall.set_message(line);
+                if overall.message() != line {
+                    overall.set_message(line);
+                }
                 slots.retain(|slot, bar| {
                     let keep = judgement.slots.iter().any(|state| state.slot == *slot);
                     if !keep {
@@ -89,13 +93,12 @@ impl Progress {
                     keep
                 });
                 for slot in judgement.slots.iter().take(SLOTS_MAX) {
-                    let bar = slots.entry(slot.slot).or_insert_with(|| {
-                        let length = STEPS.len() as u64 - 2;
-                        bars.add(ProgressBar::new(length).with_style(style("{msg:40!} [{bar:50}]")))
-                    });
-                    bar.set_message(slot_line(slot, judgement.wanted));
-                    let step = STEPS.iter().position(|&state| state >= slot.state);
-                    bar.set_position(step.unwrap_or(0) as u64);
+                    let line = slot_bar(slot, judgement.wanted);
+                    let bar = slots.entry(slot.slot).or_insert_with(|| bars.add(text_line()));
+                    // Drawn only when it says something new.
+                    if bar.message() != line {
+                        bar.set_message(line);
+                    }
                 }
             }
         }
@@ -122,9 +125,10 @@ impl Progress {
     }
 }
 
-fn style(template: &str) -> ProgressStyle {
-    let style = ProgressStyle::with_template(template).expect("the template is a literal");
-    style.progress_chars("=> ")
+/// A line that we draw ourselves: a slot shows a bar or an error, as long as the terminal is wide.
+fn text_line() -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg}").expect("the template is a literal");
+    ProgressBar::no_length().with_style(style)
 }
 
 fn overall(judgement: &Judgement) -> String {
@@ -146,6 +150,17 @@ fn slot_line(slot: &SlotState, wanted: u64) -> String {
     format!("{}/{wanted}: {}{err}", slot.slot, slot.state.word())
 }
 
+/// The line with a bar, where there is no error to show.
+fn slot_bar(slot: &SlotState, wanted: u64) -> String {
+    let line = slot_line(slot, wanted);
+    if !slot.err.is_empty() {
+        return line;
+    }
+    let step = STEPS.iter().position(|&state| state >= slot.state).unwrap_or(0);
+    let filled = (BAR * step / (STEPS.len() - 1)).min(BAR);
+    format!("{line:<18} [{:<BAR$}]", "=".repeat(filled.saturating_sub(1)) + ">")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +177,14 @@ mod tests {
         check(3, 0, "overall progress: 3 out of 3 tasks");
         let slot = SlotState { slot: 1, state: TaskState::Pending, err: "no suitable node".into() };
         assert_eq!(slot_line(&slot, 3), "1/3: pending no suitable node");
+        assert_eq!(slot_bar(&slot, 3), "1/3: pending no suitable node");
+    }
+
+    #[test]
+    fn a_bar_fills_from_new_to_running() {
+        let bar = |state| slot_bar(&SlotState { slot: 2, state, err: String::new() }, 3);
+        assert_eq!(bar(TaskState::New), format!("2/3: new           [>{}]", " ".repeat(49)));
+        assert_eq!(bar(TaskState::Running), format!("2/3: running       [{}>]", "=".repeat(49)));
+        assert_eq!(bar(TaskState::Failed).len(), bar(TaskState::New).len());
     }
 }

@@ -4,7 +4,7 @@ use shoal_api::RemoveServiceRequest;
 
 use crate::cli::client::Client;
 use crate::cli::resolve::resolve;
-use crate::cli::say;
+use crate::cli::{say, sentence};
 
 /// Removes what the words mean and prints each word when it is done; goes on after an error.
 ///
@@ -25,7 +25,7 @@ pub async fn run(client: &Client, words: &[String]) -> anyhow::Result<()> {
         match removed {
             Ok(()) => say(&format!("{word}\n")),
             Err(error) if failed.is_ok() => failed = Err(error),
-            Err(error) => eprintln!("{error:#}"),
+            Err(error) => eprintln!("{}", sentence(&error)),
         }
     }
     failed
