@@ -1,8 +1,8 @@
 //! The Internet checksum: of the header we build, and kept right when a word changes.
 //!
 //! Sums are ones' complement sums of 16-bit words (RFC 1071), here in big endian. A replaced word
-//! is taken out and the new one put in (RFC 1624, equation 3), which keeps a zero of the header
-//! apart from the other zero, 0xffff, as the kernel does.
+//! is taken out and the new one put in (RFC 1624, equation 3). Only UDP tells the two zeros of such
+//! a sum apart, and its sums are left to the kernel.
 
 /// Folds a sum of 16-bit words to 16 bits.
 #[inline(always)]

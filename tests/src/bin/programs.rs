@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use shoal_tests::testbed::{kernel, nspp, sizes};
 
 const USAGE: &str = "usage: programs sizes [--write]
-       programs bench [--json] [--rounds N] [--packets N]";
+       programs nspp [--format table|json] [--rounds N] [--packets N]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -32,7 +32,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
             sizes::commit(&sizes::measure()?)?;
             tell_sizes()
         }
-        ["bench", options @ ..] => bench(options),
+        ["nspp", options @ ..] => nanoseconds(options),
         _ => bail!(USAGE),
     }
 }
@@ -55,14 +55,14 @@ fn tell_sizes() -> Result<ExitCode> {
     Ok(if complaints.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn bench(options: &[&str]) -> Result<ExitCode> {
+fn nanoseconds(options: &[&str]) -> Result<ExitCode> {
     let mut effort = nspp::Effort::default();
     let mut json = false;
     let mut options = options.iter();
     while let Some(option) = options.next() {
-        let mut value = || options.next().with_context(|| format!("{option} wants a number"));
+        let mut value = || options.next().with_context(|| format!("{option} wants a value"));
         match *option {
-            "--json" => json = true,
+            "--format" => json = *value()? == "json",
             "--rounds" => effort.rounds = value()?.parse().context("--rounds wants a number")?,
             "--packets" => effort.packets = value()?.parse().context("--packets wants a number")?,
             _ => bail!(USAGE),
