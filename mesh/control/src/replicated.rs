@@ -151,7 +151,12 @@ impl Turn<'_, '_> {
         if lost {
             self.replace(task, &Entry::AtOnce);
         } else if task.state().is_terminal() {
-            if restarts(&self.policy(), task.state()) {
+            let start_after = Timestamp(task.start_after_ns);
+            if task.desired_state() == TaskState::Ready && start_after > self.draft.now() {
+                // It never came to its start: what is wrong with it would end the next one as fast,
+                // and one delay follows another.
+                self.look_again(start_after);
+            } else if restarts(&self.policy(), task.state()) {
                 self.replace(task, &Entry::After(self.policy().delay()));
             } else {
                 self.want(task, TaskState::Shutdown);

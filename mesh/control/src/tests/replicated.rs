@@ -41,6 +41,23 @@ fn an_ended_task_is_replaced_in_its_slot_after_the_delay() {
 }
 
 #[test]
+fn a_task_that_ends_before_its_start_is_replaced_once_its_delay_is_over() {
+    let mut bed = running(1, 1);
+    let first = bed.live("web").remove(0);
+    bed.report(&first, TaskState::Failed);
+    for _ in 0..3 {
+        let waiting = bed.live("web").remove(0);
+        bed.report(&waiting, TaskState::Rejected);
+        bed.pass(Duration::from_millis(4_900));
+        assert_eq!(bed.live("web")[0].id, waiting.id);
+        bed.pass(Duration::from_millis(100));
+        let next = bed.live("web").remove(0);
+        assert_ne!(next.id, waiting.id);
+        assert_eq!(next.start_after_ns, (bed.now + Duration::from_secs(5)).nanos());
+    }
+}
+
+#[test]
 fn without_a_delay_the_replacement_may_run_in_the_same_batch() {
     let mut bed = Bed::new(1);
     let mut web = spec("web", 1, &[]);
