@@ -4,6 +4,7 @@
 //! breaks it, the next manager is tried, and the new session starts with the complete set. A
 //! follower names the leader. Without any manager tasks run and packets flow as before.
 
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use shoal_api::{
     HeartbeatRequest, SessionMessage, SessionRequest, SessionStart, UpdateTaskStatusRequest,
 };
 use shoal_routing::plan::Gap;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
@@ -35,8 +36,12 @@ const OPEN: Duration = Duration::from_secs(3);
 const MISSED: u32 = 3;
 /// A silent connection is probed this often, and given up after [`ANSWER`] without a reply.
 const PROBE: Duration = Duration::from_millis(500);
-/// Delays between tries to find a manager.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Delays between tries to find a manager. A new leader waits three seconds for its nodes: several
+/// tries must fit in that.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+/// How long a manager that was found dead is passed over, also when others still name it the
+/// leader: about an election. Not for ever: the link may have been cut, and it still leads.
+const SHUNNED: Duration = Duration::from_secs(2);
 /// Followers in a row that may name another leader before the agent waits: managers that are
 /// electing may point at each other.
 const REDIRECTS: u32 = 3;
@@ -63,6 +68,8 @@ enum Ended {
     Redirected(String),
     #[error("refused: {0}")]
     Refused(Box<Status>),
+    #[error("connection lost: {0}")]
+    Broken(Box<Status>),
     #[error("does not answer")]
     Silent,
     #[error("ended the session")]
@@ -78,10 +85,12 @@ impl Session {
     pub(crate) async fn run(mut self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut redirects = 0;
-        // Found dead last: not tried in turn, and not because a follower still names it.
-        let mut dead: Option<String> = None;
+        // Found dead last, and when: not tried in turn, and not because a follower still names it.
+        let mut dead: Option<(String, Instant)> = None;
         loop {
-            let Some(addr) = self.managers.next(dead.as_deref()) else {
+            dead = dead.filter(|(_, since)| since.elapsed() < SHUNNED);
+            let shunned = dead.as_ref().map(|(addr, _)| addr.as_str());
+            let Some(addr) = self.managers.next(shunned) else {
                 tracing::warn!("no manager is known");
                 sleep(backoff.next_delay()).await;
                 continue;
@@ -95,15 +104,16 @@ impl Session {
             tracing::debug!(%addr, %ended, "no session");
             match ended {
                 Ended::Redirected(leader)
-                    if redirects < REDIRECTS && dead.as_ref() != Some(&leader) =>
+                    if redirects < REDIRECTS && shunned != Some(leader.as_str()) =>
                 {
                     redirects += 1;
                     self.managers.prefer(leader);
                     continue;
                 }
-                Ended::Redirected(_) => {}
-                Ended::Unreachable(_) | Ended::Silent => dead = Some(addr),
-                _ => dead = None,
+                Ended::Unreachable(_) | Ended::Silent | Ended::Broken(_) => {
+                    dead = Some((addr, Instant::now()));
+                }
+                _ => {}
             }
             redirects = 0;
             sleep(backoff.next_delay()).await;
@@ -169,6 +179,8 @@ fn refused(status: Status) -> Ended {
         Some(leader) if status.code() == Code::FailedPrecondition && !leader.is_empty() => {
             Ended::Redirected(leader.to_owned())
         }
+        // What the manager said has no cause on this side.
+        _ if status.source().is_some() => Ended::Broken(Box::new(status)),
         _ => Ended::Refused(Box::new(status)),
     }
 }

@@ -59,6 +59,25 @@ async fn a_manager_that_falls_silent_is_left_for_another_before_the_node_counts_
 }
 
 #[tokio::test]
+async fn a_leader_that_was_cut_off_is_found_again_though_it_was_given_up() {
+    let (node, leader, follower) = (Node::new(), Manager::start().await, Manager::start().await);
+    let wire = Wire::to(&leader.addr).await;
+    follower.state.lock().leader = Some(wire.addr.clone());
+    let _agent = node.agent(&[&follower.addr, &wire.addr]);
+    leader.held(1).await;
+    follower.state.lock().redirects = 0;
+    wire.cut.send_replace(true);
+    // Named, tried in vain, and named again: the agent holds it for dead now.
+    eventually("the follower is asked again and again", || {
+        (follower.state.lock().redirects >= 4).then_some(())
+    })
+    .await;
+    leader.state.lock().heartbeats.clear();
+    wire.cut.send_replace(false);
+    leader.held(1).await;
+}
+
+#[tokio::test]
 async fn heartbeats_come_every_period_and_at_once_when_more_is_held() {
     let (node, manager) = (Node::new(), Manager::start().await);
     manager.state.lock().heartbeat_ms = 60_000;

@@ -29,6 +29,8 @@ pub struct State {
     pub tasks: BTreeMap<String, Task>,
     /// Named as the leader: this manager is a follower.
     pub leader: Option<String>,
+    /// How often it was named.
+    pub redirects: usize,
     pub managers: Vec<String>,
     pub requests: Vec<SessionRequest>,
     session: Option<(String, Sender)>,
@@ -159,6 +161,7 @@ impl Dispatcher for Service {
         if let Some(leader) = &state.leader {
             let mut status = Status::failed_precondition("this manager is not the leader");
             status.metadata_mut().insert("shoal-leader", leader.parse().unwrap());
+            state.redirects += 1;
             return Err(status);
         }
         let (sender, receiver) = mpsc::unbounded_channel();
