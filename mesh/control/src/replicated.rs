@@ -283,6 +283,7 @@ impl Turn<'_, '_> {
         let task = Task {
             id: self.draft.fresh_id(self.ids),
             spec: self.service.spec.as_ref().and_then(|spec| spec.task.clone()),
+            ports: self.service.ports.clone(),
             service_id: self.service.id.clone(),
             service_name: self.service.name().to_owned(),
             slot,

@@ -10,6 +10,7 @@ mod backoff;
 mod disk;
 pub mod executor;
 mod kernel;
+mod listening;
 mod managers;
 mod reporter;
 mod session;

@@ -15,6 +15,7 @@ use crate::backoff::Backoff;
 use crate::disk::TaskFiles;
 use crate::executor::{Controller, Exit, Standing};
 use crate::kernel::{Kernel, KernelError, task_link};
+use crate::listening;
 use crate::reporter::Reporter;
 
 /// Tries to attach a new task's network before it is given up.
@@ -117,7 +118,15 @@ impl TaskLoop {
         }
         self.advance(TaskState::Starting, "starting", 0);
         match self.controller.start().await {
-            Ok(pid) => self.advance(TaskState::Running, "started", pid),
+            Ok(pid) => {
+                let mut goal = self.goal.clone();
+                tokio::select! {
+                    () = listening::wait(pid, &self.task.ports) => {}
+                    () = reached(&mut goal, Goal::Stop) => {}
+                    exit = wait(&mut *self.controller, &self.task.id) => return End::exited(exit),
+                }
+                self.advance(TaskState::Running, "started", pid);
+            }
             Err(error) => return End::failed(error.to_string()),
         }
         self.running(false).await
