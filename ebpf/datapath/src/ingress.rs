@@ -51,9 +51,7 @@ pub fn choose<'t, T: Tables>(ip: &Ipv4<'_>, tables: &'t T) -> Result<Choice<'t>,
     }
     let hash = hash::hash(&ip.source(), ip.source_port(), service);
     let slot = tables.slot(service, hash::slot(hash)).ok_or(Miss::NoBackend)?;
-    if slot.backend == 0 {
-        return Err(Miss::NoBackend);
-    }
+    // Number 0, an empty ring's, is never taken: its entry is free like that of one who left.
     let backend = tables.backend(slot.backend).ok_or(Miss::NoBackend)?;
     if backend.node == 0 {
         return Err(Miss::NoBackend);

@@ -76,7 +76,8 @@ fn forward<P: Frame, T: Tables>(packet: &mut P, tables: &T) -> Result<Sent, (Ver
     let Some(node) = tables.node(backend.node) else {
         return Err((Verdict::Pass, Reason::XdpNoNextHop));
     };
-    if node.ifindex == 0 || node.ifindex != packet.interface() {
+    // No interface has index 0, which stands for a next hop that is not known.
+    if node.ifindex != packet.interface() {
         return Err((Verdict::Pass, Reason::XdpNoNextHop));
     }
     let length = u32::from(ip.length);

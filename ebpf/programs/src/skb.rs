@@ -8,8 +8,8 @@
 use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{
-        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_ZERO_CSUM_TX, TC_ACT_OK,
-        TC_ACT_SHOT, bpf_tunnel_key,
+        __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT,
+        TC_ACT_UNSPEC, bpf_tunnel_key,
     },
     helpers::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
@@ -76,7 +76,8 @@ impl Skb {
             self.note(note::INTERFACE, interface);
         }
         match verdict {
-            Verdict::Pass => TC_ACT_OK as i32,
+            // Not "ok", which would end the chain: others may have programs at this hook, too.
+            Verdict::Pass => TC_ACT_UNSPEC,
             // SAFETY: the helpers take numbers, and no pointer but a null one.
             Verdict::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
             // SAFETY: as above.

@@ -150,7 +150,13 @@ impl Skb for Buffer {
     }
 }
 
-/// Tables in memory.
+/// What an array holds where nothing was written.
+const NO_FRONTEND: Frontend = Frontend { service: 0, target_port: 0, flags: 0 };
+const NO_BACKEND: Backend = Backend { address: [0; 16], mac: [0; 6], node: 0 };
+const NO_NODE: Node =
+    Node { address: [0; 16], next_hop: [0; 6], source: [0; 6], ifindex: 0, mtu: 0 };
+
+/// Tables in memory. As in the kernel, an array has an entry, of zeros, where nothing was written.
 ///
 /// Flows are leaked, since the trait hands out references and a packet may add one meanwhile; a
 /// case has at most two.
@@ -181,7 +187,7 @@ impl Tables for Memory<'_> {
     fn frontend(&self, index: u32) -> Option<&Frontend> {
         let protocol = if index >> 16 == 0 { Protocol::Tcp } else { Protocol::Udp };
         let port = u16::try_from(index & 0xffff).expect("masked");
-        self.world.frontends.get(&(protocol, port))
+        Some(self.world.frontends.get(&(protocol, port)).unwrap_or(&NO_FRONTEND))
     }
 
     fn serves(&self, address: &Address) -> bool {
@@ -193,11 +199,11 @@ impl Tables for Memory<'_> {
     }
 
     fn backend(&self, number: u16) -> Option<&Backend> {
-        self.world.backends.get(&number)
+        Some(self.world.backends.get(&number).unwrap_or(&NO_BACKEND))
     }
 
     fn node(&self, number: u16) -> Option<&Node> {
-        self.world.nodes.get(&number)
+        Some(self.world.nodes.get(&number).unwrap_or(&NO_NODE))
     }
 
     fn node_number(&self, address: &Address) -> Option<u32> {

@@ -346,6 +346,9 @@ impl Context {
     }
 }
 
+/// TC's answer "whoever comes next", minus one.
+pub(super) const TC_UNSPEC: u32 = u32::MAX;
+
 fn run_tc(program: &SchedClassifier, case: &Case) -> Result<Run> {
     let context = Context::new(case.context);
     let mut after = Context([0; 192]);
@@ -359,7 +362,7 @@ fn run_tc(program: &SchedClassifier, case: &Case) -> Result<Run> {
     })?;
     let interface = after.control(3);
     let verdict = match (result.return_value, after.control(2)) {
-        (0, 0) => Verdict::Pass,
+        (TC_UNSPEC, 0) => Verdict::Pass,
         (2, 0) => Verdict::Drop,
         (7, 1) => Verdict::Redirect(interface),
         (7, 2) => Verdict::Peer(interface),

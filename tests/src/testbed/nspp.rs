@@ -15,7 +15,7 @@ use aya::{Ebpf, EbpfLoader};
 use shoal_datapath::abi::{NO_ALTERNATE, VNI_INGRESS, VNI_RETURN};
 use shoal_datapath::packet::{Protocol, mapped};
 
-use super::kernel::{self, Loaded, object};
+use super::kernel::{self, Loaded, TC_UNSPEC, object};
 use super::packet::{Packet, frame};
 use super::world::{
     CLIENT, GATEWAY_MAC, HERE, REMOTE_MAC, ROUTER_MAC, TASK, TASK_MAC, THERE, UPLINK_MAC, World,
@@ -79,7 +79,6 @@ struct Subject {
 /// Answers of XDP and TC.
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
-const TC_OK: u32 = 0;
 const TC_REDIRECT: u32 = 7;
 
 fn subjects() -> Vec<Subject> {
@@ -104,7 +103,7 @@ fn subjects() -> Vec<Subject> {
         plain("ingress_xdp: not published, passed", Hook::IngressXdp, request(22), XDP_PASS),
         plain("ingress_tc: to a remote task", Hook::IngressTc, request(8080), TC_REDIRECT),
         plain("ingress_tc: to a local task", Hook::IngressTc, request(9090), TC_REDIRECT),
-        plain("ingress_tc: not published, passed", Hook::IngressTc, request(22), TC_OK),
+        plain("ingress_tc: not published, passed", Hook::IngressTc, request(22), TC_UNSPEC),
         Subject {
             context: through(VNI_INGRESS),
             ..plain(

@@ -94,6 +94,12 @@ pub fn cases() -> Vec<Case> {
         passed("a service without a ring is left to TC", &request(7171), Reason::XdpNoBackend),
         passed("a slot that names a free backend is left to TC", &tcp, Reason::XdpNoBackend)
             .when(|world| assert!(world.backends.remove(&REMOTE_BACKEND).is_some())),
+        forwarded("an alternate of number 0 is none, whatever its entry holds", &tcp).when(
+            |world| {
+                let stray = world.backends[&ALTERNATE_BACKEND];
+                world.backends.insert(0, stray);
+            },
+        ),
         passed("one byte too much for the path is left to TC", &too_big, Reason::XdpTooBig),
         passed(
             "a length that would not fit with the headers on is left to TC",

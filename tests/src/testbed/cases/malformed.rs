@@ -154,6 +154,20 @@ pub fn cases() -> Vec<Case> {
             &datagram(5353).fragment(0x00b9),
         ),
         at_uplink(
+            ("XDP: a first fragment for another address", Reason::XdpFragment),
+            ("TC: a first fragment for another address", pass, foreign),
+            &frame(UPLINK_MAC, ROUTER_MAC)
+                .ipv4(CLIENT, THERE)
+                .udp(40_000, 5353)
+                .fragment(0x2000)
+                .payload(b"?"),
+        ),
+        at_uplink(
+            ("XDP: a short frame that only looks like TCP", Reason::XdpForeign),
+            ("TC: a short frame that only looks like TCP", pass, foreign),
+            &request(8080).ethertype(0x88cc).cut_to(40),
+        ),
+        at_uplink(
             ("XDP: ICMP", Reason::XdpForeign),
             ("TC: ICMP", pass, foreign),
             &frame(UPLINK_MAC, ROUTER_MAC).ipv4(CLIENT, HERE).payload(&[8; 16]),
