@@ -14,6 +14,7 @@ mod load;
 mod lower;
 mod neighbours;
 mod net;
+mod nodes;
 mod options;
 mod pins;
 mod sys;

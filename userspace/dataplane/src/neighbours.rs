@@ -1,5 +1,4 @@
-//! The entries of `NODES`: each node's address and, kept fresh in the background, the next hop
-//! towards it.
+//! Keeps the next hops of `NODES` fresh, in the background.
 //!
 //! The kernel is asked for the route, and told to keep the next hop resolved ("managed"
 //! neighbours, Linux 5.16). It reports every change of links, routes and neighbours; on each, and
@@ -24,15 +23,14 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
 use rtnetlink::{MulticastGroup, RouteMessageBuilder};
-use shoal_datapath::abi::{Address, Mac, NODES_MAX, Node, maps};
+use shoal_datapath::abi::{Address, Mac, Node};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
 use crate::error::Error;
 use crate::net::{Interface, Net};
-use crate::sys;
-use crate::tables::{failed, fd, remove};
+use crate::nodes::{Hop, Nodes};
 
 /// Everything is read again after this long without a report: a guard against what we did not
 /// think of, not the way that changes are found.
@@ -49,15 +47,6 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Ifaddr,
 ];
 
-/// The way to a node, as far as this host's own links go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Hop {
-    next_hop: Mac,
-    source: Mac,
-    ifindex: u32,
-    mtu: u32,
-}
-
 /// `NODES` and `NODE_NUMBERS`, shared by the plan's writer and the task in the background.
 pub(crate) struct Neighbours {
     shared: Arc<Shared>,
@@ -67,13 +56,6 @@ pub(crate) struct Neighbours {
 struct Shared {
     nodes: Mutex<Nodes>,
     changed: Notify,
-}
-
-struct Nodes {
-    map: Array<MapData, Node>,
-    numbers: HashMap<MapData, Address, u32>,
-    wanted: BTreeMap<u16, Address>,
-    hops: StdHashMap<Address, Hop>,
 }
 
 impl Drop for Neighbours {
@@ -88,10 +70,7 @@ impl Neighbours {
         map: Array<MapData, Node>,
         numbers: HashMap<MapData, Address, u32>,
     ) -> Result<Self, Error> {
-        let mut nodes = Nodes { map, numbers, wanted: BTreeMap::new(), hops: StdHashMap::new() };
-        nodes.wanted = nodes.read()?;
-        // What the last process knew is right until the kernel says otherwise.
-        nodes.hops = nodes.read_hops()?;
+        let nodes = Nodes::open(map, numbers)?;
         let shared = Arc::new(Shared { nodes: Mutex::new(nodes), changed: Notify::new() });
         let task = tokio::spawn(keep_fresh(Arc::clone(&shared)));
         Ok(Self { shared, task })
@@ -100,9 +79,9 @@ impl Neighbours {
     /// Addresses by number, as the kernel holds them; what `NODE_NUMBERS` holds besides is removed.
     pub(crate) fn read(&self) -> Result<BTreeMap<u16, Address>, Error> {
         let mut nodes = self.shared.nodes.lock();
-        nodes.wanted = nodes.read()?;
+        let addresses = nodes.read()?;
         nodes.repair_numbers()?;
-        Ok(nodes.wanted.clone())
+        Ok(addresses)
     }
 
     pub(crate) fn put(&self, number: u16, address: Address) -> Result<(), Error> {
@@ -114,91 +93,6 @@ impl Neighbours {
     pub(crate) fn remove(&self, number: u16) -> Result<(), Error> {
         self.shared.nodes.lock().remove(number)?;
         self.shared.changed.notify_one();
-        Ok(())
-    }
-}
-
-impl Nodes {
-    fn read_entries(&self) -> Result<Vec<(u16, Node)>, Error> {
-        let io =
-            |cause| Error::Map { map: maps::NODES, cause: aya::maps::MapError::IoError(cause) };
-        let entries: Vec<Node> = sys::read_array(fd(&self.map), NODES_MAX).map_err(io)?;
-        let used = |(_, node): &(u16, Node)| *node != Node::default();
-        Ok((0..).zip(entries).filter(used).collect())
-    }
-
-    fn read(&self) -> Result<BTreeMap<u16, Address>, Error> {
-        Ok(self.read_entries()?.into_iter().map(|(number, node)| (number, node.address)).collect())
-    }
-
-    fn read_hops(&self) -> Result<StdHashMap<Address, Hop>, Error> {
-        let known = |(_, node): (u16, Node)| {
-            let Node { address, next_hop, source, ifindex, mtu } = node;
-            (ifindex != 0).then_some((address, Hop { next_hop, source, ifindex, mtu }))
-        };
-        Ok(self.read_entries()?.into_iter().filter_map(known).collect())
-    }
-
-    /// Makes `NODE_NUMBERS` the inverse of `NODES`.
-    fn repair_numbers(&mut self) -> Result<(), Error> {
-        let right: StdHashMap<Address, u32> =
-            self.wanted.iter().map(|(number, address)| (*address, u32::from(*number))).collect();
-        let held: StdHashMap<Address, u32> = self.numbers.iter().filter_map(Result::ok).collect();
-        for (address, number) in &right {
-            if held.get(address) != Some(number) {
-                self.put_number(*address, *number)?;
-            }
-        }
-        for address in held.keys().filter(|address| !right.contains_key(*address)) {
-            remove(&mut self.numbers, address, maps::NODE_NUMBERS)?;
-        }
-        Ok(())
-    }
-
-    fn put_number(&mut self, address: Address, number: u32) -> Result<(), Error> {
-        self.numbers.insert(address, number, 0).map_err(failed(maps::NODE_NUMBERS))
-    }
-
-    fn put(&mut self, number: u16, address: Address) -> Result<(), Error> {
-        let before = self.wanted.insert(number, address);
-        self.write(number, address)?;
-        self.put_number(address, number.into())?;
-        self.forget_number(before.filter(|before| *before != address), number)
-    }
-
-    fn remove(&mut self, number: u16) -> Result<(), Error> {
-        let before = self.wanted.remove(&number);
-        self.map.set(number.into(), Node::default(), 0).map_err(failed(maps::NODES))?;
-        self.forget_number(before, number)
-    }
-
-    /// Removes an address that this number had, unless another node has it now.
-    fn forget_number(&mut self, address: Option<Address>, number: u16) -> Result<(), Error> {
-        match address {
-            Some(address) if self.numbers.get(&address, 0).ok() == Some(number.into()) => {
-                remove(&mut self.numbers, &address, maps::NODE_NUMBERS)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn write(&mut self, number: u16, address: Address) -> Result<(), Error> {
-        let Hop { next_hop, source, ifindex, mtu } =
-            self.hops.get(&address).copied().unwrap_or_default();
-        let node = Node { address, next_hop, source, ifindex, mtu };
-        self.map.set(number.into(), node, 0).map_err(failed(maps::NODES))
-    }
-
-    /// Takes what was found out and writes the entries that change by it.
-    fn learn(&mut self, hops: StdHashMap<Address, Hop>) -> Result<(), Error> {
-        let wanted = self.wanted.clone();
-        let before = std::mem::replace(&mut self.hops, hops);
-        for (number, address) in wanted {
-            if before.get(&address) != self.hops.get(&address) {
-                debug!(node.number = number, hop = ?self.hops.get(&address), "next hop");
-                self.write(number, address)?;
-            }
-        }
         Ok(())
     }
 }
@@ -222,7 +116,7 @@ async fn follow(shared: &Shared, managed: &mut BTreeSet<(u32, IpAddr)>) -> Resul
     // Questions have their own socket, so that lost reports never take an answer with them.
     let net = Net::open().map_err(Error::io("open a netlink socket"))?;
     loop {
-        let addresses: BTreeSet<Address> = shared.nodes.lock().wanted.values().copied().collect();
+        let addresses = shared.nodes.lock().addresses();
         let hops = resolve(&net, &addresses, managed).await?;
         shared.nodes.lock().learn(hops)?;
         loop {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -86,7 +87,7 @@ struct Cluster {
     hosts: Vec<Host>,
     tasks: Vec<(Task, Ns)>,
     client: Ns,
-    _switch: Switch,
+    switch: Switch,
 }
 
 impl Cluster {
@@ -99,13 +100,13 @@ impl Cluster {
             hosts: Vec::new(),
             tasks: vec![(task(7, 1), Ns::new()), (task(8, 2), Ns::new())],
             client,
-            _switch: switch,
+            switch: switch,
         };
         for number in [1, 2] {
             let mut host = Host::new(node(number));
             host.options.xdp = xdp;
             host.options.tc = tc;
-            cluster._switch.plug(&host.ns, &node(number).to_string());
+            cluster.switch.plug(&host.ns, &node(number).to_string());
             cluster.hosts.push(host);
         }
         cluster.start(&[task(7, 1), task(8, 2)]);
@@ -154,6 +155,14 @@ impl Cluster {
                 assert_eq!(count, Some("0"), "{line}");
             }
         }
+    }
+}
+
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -305,7 +314,11 @@ fn forwarding_goes_on_without_daemons_and_across_their_return() {
         return;
     }
     let mut cluster = Cluster::new(XdpMode::Auto, TcMode::Auto);
-    let mut held: Vec<TcpStream> = cluster.client.run(|| {
+    // Not the client that asks: through two nodes it could use one port twice at a time, and to the
+    // task both connections were one.
+    let patient = Ns::new();
+    cluster.switch.plug(&patient, "10.88.0.101");
+    let mut held: Vec<TcpStream> = patient.run(|| {
         (0..8)
             .map(|index| {
                 let mut stream = connect(node(1 + index % 2)).unwrap();
@@ -320,12 +333,35 @@ fn forwarding_goes_on_without_daemons_and_across_their_return() {
             assert_eq!(line(stream).unwrap(), when);
         }
     };
-    cluster.kill();
-    still_there("killed");
-    cluster.both_answer(&cluster.client, CLIENT.into(), 1);
-    cluster.start(&[task(7, 1), task(8, 2)]);
-    still_there("restarted");
-    cluster.both_answer(&cluster.client, CLIENT.into(), 2);
+    // New connections are made all the while.
+    let stop = AtomicBool::new(false);
+    let asked = std::thread::scope(|scope| {
+        let client = cluster.client.fd().try_clone_to_owned().unwrap();
+        let asking = scope.spawn(|| {
+            nix::sched::setns(client, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let mut asked = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for through in [1, 2] {
+                    ask(node(through)).unwrap_or_else(|error| panic!("after {asked}: {error}"));
+                    asked += 1;
+                }
+            }
+            asked
+        });
+        // Also when a check below fails.
+        let stopping = StopOnDrop(&stop);
+        for _ in 0..3 {
+            cluster.kill();
+            still_there("killed");
+            cluster.both_answer(&cluster.client, CLIENT.into(), 1);
+            cluster.start(&[task(7, 1), task(8, 2)]);
+            still_there("restarted");
+            cluster.both_answer(&cluster.client, CLIENT.into(), 2);
+        }
+        drop(stopping);
+        asking.join().unwrap()
+    });
+    println!("{asked} connections, none refused or late");
     cluster.no_checksum_errors();
 }
 
