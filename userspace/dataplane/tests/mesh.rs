@@ -100,7 +100,7 @@ impl Cluster {
             hosts: Vec::new(),
             tasks: vec![(task(7, 1), Ns::new()), (task(8, 2), Ns::new())],
             client,
-            switch: switch,
+            switch,
         };
         for number in [1, 2] {
             let mut host = Host::new(node(number));
