@@ -9,6 +9,7 @@ mod measure;
 mod report;
 mod ways;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
@@ -55,6 +56,9 @@ struct Mesh {
     /// Only these ways.
     #[arg(long, value_enum, value_delimiter = ',')]
     ways: Vec<Way>,
+    /// Measure this `shoal` instead of building one.
+    #[arg(long)]
+    binary: Option<PathBuf>,
     /// Leave out the programs' nanoseconds per packet.
     #[arg(long)]
     no_programs: bool,
@@ -84,7 +88,10 @@ pub fn run(args: Args) -> Result<ExitCode> {
     match args.what {
         What::Programs { format } => programs(format)?,
         What::Mesh(mesh) => {
-            let shoal = build::shoal(true)?;
+            let shoal = match &mesh.binary {
+                Some(binary) => binary.canonicalize().context("no such binary")?,
+                None => build::shoal(true)?,
+            };
             let code = guard::guarded(PREFIX, || {
                 let lab = Lab::owned(&root(), PREFIX, 4)?.with_binary(shoal);
                 let measured = self::mesh(&lab, &mesh);

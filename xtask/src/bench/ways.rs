@@ -255,7 +255,7 @@ fn haproxy_config() -> String {
     let Ports { web, bulk } = Ports::HAPROXY;
     format!(
         "global
-  maxconn 20000
+  maxconn 4000
 defaults
   mode tcp
   timeout connect 2s
