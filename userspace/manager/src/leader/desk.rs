@@ -115,8 +115,8 @@ impl LastHeard {
         *self.0.lock() = Some((raft_id, Instant::now()));
     }
 
-    /// Which leader was heard last, and when.
-    pub(super) fn get(&self) -> Option<(u64, Instant)> {
-        *self.0.lock()
+    /// Which leader was heard last, and when; forgotten here.
+    pub(super) fn take(&self) -> Option<(u64, Instant)> {
+        self.0.lock().take()
     }
 }

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::metrics::RaftMetrics;
+use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use shoal_api::time::Timestamp;
 use shoal_api::{Batch, JoinRequest, Managers, SessionMessage, SessionStart, session_message};
@@ -24,7 +25,7 @@ pub use self::desk::{Command, Desk, LastHeard, Messages, Reply};
 use crate::members;
 use crate::rpc::status;
 use crate::state_machine::View;
-use crate::types::{Outcome, Proposal, Raft};
+use crate::types::{Outcome, Proposal, Raft, TypeConfig};
 
 mod desk;
 
@@ -34,6 +35,15 @@ const TAKEN: usize = 512;
 pub const SESSION_QUEUE: usize = 1024;
 /// Between two tries to propose while the leader's lease is in doubt.
 const RETRY: Duration = Duration::from_millis(30);
+/// How long a leader goes on without a word of a quorum: longer than its lease, which a starved
+/// machine may miss for a moment, and shorter than the silence after which a node is down. It may
+/// be the one that is cut off, so it must not judge nodes by their silence.
+const ALONE: Duration = Duration::from_secs(2);
+/// How often that is looked at: nothing happens while nobody answers.
+const ALONE_CHECK: Duration = Duration::from_millis(250);
+/// A new leader gives the last one's node a second to open a session, however long the election
+/// took: both may have been restarted.
+const HEARD_AT_MOST: Duration = Duration::from_secs(2);
 
 /// What the supervisor of the loop needs.
 pub struct Leadership {
@@ -66,7 +76,7 @@ impl Leadership {
                 // The first entry of its own term is applied: so is all that was acknowledged.
                 let leads = now.state == ServerState::Leader
                     && applied.is_some_and(|leader| *leader == now.current_term);
-                leads.then_some(now.current_term)
+                (leads && has_quorum(&now)).then_some(now.current_term)
             };
             if let Some(term) = term {
                 let commands = self.desk.open();
@@ -86,7 +96,8 @@ impl Leadership {
         }
     }
 
-    /// Returns when this manager does not lead in `term` any more.
+    /// Returns when this manager does not lead in `term` any more, or nobody follows: its nodes are
+    /// better off with another leader, and it starts anew when it has a quorum again.
     async fn lost(&self, term: u64) {
         let mut metrics = self.raft.metrics();
         loop {
@@ -95,8 +106,12 @@ impl Leadership {
                 if now.state != ServerState::Leader || now.current_term != term {
                     return;
                 }
+                if !has_quorum(&now) {
+                    warn!(term, "no quorum of managers answers");
+                    return;
+                }
             }
-            if metrics.changed().await.is_err() {
+            if let Ok(Err(_ended)) = tokio::time::timeout(ALONE_CHECK, metrics.changed()).await {
                 return;
             }
         }
@@ -104,29 +119,38 @@ impl Leadership {
 
     /// The old leader was alive when it was last heard, which is some time before the election.
     fn last_seen(&self, store: &Store, clock: &Clock) -> BTreeMap<String, Timestamp> {
-        let Some((raft_id, heard)) = self.last_heard.get() else { return BTreeMap::new() };
+        // Used once: nobody led since whom this manager followed.
+        let Some((raft_id, heard)) = self.last_heard.take() else { return BTreeMap::new() };
         let of_old_leader = |node: &shoal_api::Node| {
             node.manager.as_ref().is_some_and(|manager| manager.raft_id == raft_id)
         };
         store
             .nodes()
             .filter(|node| raft_id != self.raft_id && of_old_leader(node))
-            .map(|node| (node.id.clone(), clock.at(heard)))
+            .map(|node| (node.id.clone(), clock.at(heard).max(clock.now() - HEARD_AT_MOST)))
             .collect()
     }
 }
 
-/// The wall clock, read once: within one leadership time never goes back.
+/// Whether a quorum followed this leader a moment ago.
+fn has_quorum(now: &RaftMetrics<TypeConfig>) -> bool {
+    let single = now.membership_config.membership().voter_ids().count() == 1;
+    let acked = now.last_quorum_acked.as_ref();
+    single || acked.is_some_and(|acked| acked.into_inner().elapsed() < ALONE)
+}
+
+/// The wall clock, read once, and never before what an earlier leader wrote: the cluster's time does
+/// not go back, though its managers' clocks differ. A delay is over when it should be.
 struct Clock {
     started: Instant,
     epoch_ns: u64,
 }
 
 impl Clock {
-    fn start() -> Self {
+    fn start(store: &Store) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
-        Self { started: Instant::now(), epoch_ns }
+        Self { started: Instant::now(), epoch_ns: epoch_ns.max(newest(store)) }
     }
 
     fn now(&self) -> Timestamp {
@@ -136,6 +160,12 @@ impl Clock {
     fn at(&self, instant: Instant) -> Timestamp {
         self.now() - instant.elapsed()
     }
+}
+
+/// When the store's newest object was written.
+fn newest(store: &Store) -> u64 {
+    let objects = store.snapshot().objects;
+    objects.iter().filter_map(|object| Some(object.meta()?.updated_at_ns)).max().unwrap_or(0)
 }
 
 struct Leader {
@@ -154,8 +184,9 @@ struct Leader {
 
 impl Leader {
     fn new(leadership: &Leadership) -> Self {
-        let (view, clock) = (leadership.view.clone(), Clock::start());
+        let view = leadership.view.clone();
         let store = view.store();
+        let clock = Clock::start(&store);
         let last_seen = leadership.last_seen(&store, &clock);
         let control = Control::new(&store, rand::random(), clock.now(), &last_seen);
         let mut leader = Self {
@@ -345,4 +376,20 @@ fn message(message: session_message::Message) -> Result<SessionMessage, Status> 
 
 fn managers(addrs: &[String]) -> session_message::Message {
     session_message::Message::Managers(Managers { addrs: addrs.to_vec() })
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_api::Network;
+
+    use super::*;
+
+    #[test]
+    fn time_goes_on_after_a_leader_whose_clock_was_ahead() {
+        let ahead = Clock::start(&Store::default()).now() + Duration::from_secs(3_600);
+        let mut store = Store::default();
+        let network = Network { id: "n".into(), ..Network::default() };
+        store.apply(1, &Batch { changes: vec![network.put()], now_ns: ahead.nanos() }).unwrap();
+        assert!(Clock::start(&store).now() >= ahead);
+    }
 }

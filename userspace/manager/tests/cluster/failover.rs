@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use shoal_api::{ListRequest, NodeState, SessionRequest};
+use shoal_api::object::Object;
+use shoal_api::{ListRequest, NodeState, SessionRequest, WatchRequest};
 use tonic::Code;
 
 use crate::harness::{Cluster, description, eventually};
@@ -175,4 +176,54 @@ async fn without_a_majority_every_call_says_so_and_it_passes_when_there_is_one_a
     }
     let services = cluster.hosts[third].services().await.unwrap();
     assert!(services.contains(&"before".into()), "{services:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_a_quorum_ends_its_sessions_and_declares_nobody_down() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let host = &cluster.hosts[leader];
+    let node_id = cluster.hosts[cluster.follower().await].node_id.clone();
+    let request = SessionRequest {
+        node_id: node_id.clone(),
+        description: Some(description(&node_id)),
+        data_path_addr: "127.0.0.1".into(),
+    };
+    let open = host.dispatcher().session(request).await.unwrap();
+    let mut session = open.into_inner();
+    wait_for_state(&cluster, leader, &node_id, NodeState::Ready).await;
+    let mut watch = host.control().watch(WatchRequest::default()).await.unwrap().into_inner();
+    for host in &cluster.hosts {
+        host.wire.cut();
+    }
+    let cut = Instant::now();
+    // The node's heartbeats stop at the same moment, as when the leader's link is out.
+    while let Ok(Some(_)) = session.message().await {}
+    let ended = cut.elapsed();
+    println!("a leader that lost its quorum ended its sessions after {ended:?}");
+    assert!(ended < Duration::from_secs(4), "{ended:?}");
+    eventually("it serves no more", || async { (!host.manager().is_leader()).then_some(()) }).await;
+    for host in &cluster.hosts {
+        host.wire.heal();
+    }
+    cluster.leader().await;
+    cluster.settled().await;
+    // What the leader had staged while it was alone would be among the first writes.
+    let through = &cluster.hosts[leader];
+    eventually("writes go on", || async { through.create("since").await.ok() }).await;
+    loop {
+        let batch = watch.message().await.unwrap().unwrap();
+        let objects = batch.events.into_iter().filter_map(|event| event.object?.object);
+        let mut done = false;
+        for object in objects {
+            match object {
+                Object::Node(node) => assert_ne!(node.state(), NodeState::Down, "{}", node.id),
+                Object::Service(service) => done |= service.name() == "since",
+                _ => {}
+            }
+        }
+        if done {
+            break;
+        }
+    }
 }
