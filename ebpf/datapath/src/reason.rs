@@ -97,7 +97,7 @@ reasons! {
     TaskTunneled = 31, "task_tunneled";
     /// TC at a task sent its reply straight out: this node is the ingress node.
     TaskReplied = 32, "task_replied";
-    /// TC at a task passed it: ARP.
+    /// TC at a task dropped it: ARP, which nothing of ours needs.
     TaskArp = 33, "task_arp";
     /// TC at a task dropped it: not IPv4.
     TaskNotIp = 34, "task_not_ip";

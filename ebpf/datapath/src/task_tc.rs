@@ -1,7 +1,12 @@
 //! TC at the host's side of a task's veth: a reply gets its frontend's address and goes back.
 //!
 //! A task speaks with its own addresses only. What answers no flow is dropped for now: the way to
-//! the outside and the overlays come with their own programs. ARP is passed, for the gateway.
+//! the outside and the overlays come with their own programs.
+//!
+//! Invariant: nothing from a task reaches the host's stack, so there is no verdict `Pass` here. Not
+//! even ARP: the task's gateway is a permanent neighbour and no prefix is on its link, so nothing of
+//! ours asks, while each question would cost the host an entry of its neighbour table, of which
+//! there is one for all namespaces.
 
 use crate::{
     Reason, Skb, Tables, Tunnel, Verdict,
@@ -28,7 +33,7 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Result<(Verdict, Rea
     let mac = [head[6], head[7], head[8], head[9], head[10], head[11]];
     match [head[12], head[13]] {
         ETHERTYPE_IPV4 => {}
-        ETHERTYPE_ARP => return Ok((Verdict::Pass, Reason::TaskArp)),
+        ETHERTYPE_ARP => return Err(Reason::TaskArp),
         _ => return Err(Reason::TaskNotIp),
     }
     let endpoint = tables.endpoint(&EndpointKey { mac, pad: [0; 2] }).ok_or(Reason::TaskSpoofed)?;

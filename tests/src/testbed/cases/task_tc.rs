@@ -52,12 +52,11 @@ pub fn cases() -> Vec<Case> {
             .when(|world| world.flows.extend([flow(Protocol::Tcp, 90, HERE, 9090, 1)]))
             .is(Verdict::Neighbour(UPLINK), Reason::TaskReplied)
             .becomes(&from_frontend(HERE).tcp(9090, 40_000).payload(b"200 OK")),
-        Case::new(
-            Hook::TaskTc,
-            "ARP is the gateway's to answer",
+        dropped(
+            "ARP is nobody's to answer",
             &frame([0xff; 6], TASK_MAC).ethertype(0x0806).payload(&[1; 28]),
-        )
-        .is(Verdict::Pass, Reason::TaskArp),
+            Reason::TaskArp,
+        ),
         dropped(
             "what answers no flow is dropped",
             &from_task().tcp(90, 40_001),
