@@ -23,4 +23,5 @@ pub mod v1 {
     tonic::include_proto!("shoal.v1");
 }
 
+pub use nouns::DATA_PATH_PORT;
 pub use v1::*;

@@ -5,6 +5,9 @@ use crate::{
     Object, Removal, Service, Task, TaskState, change, object,
 };
 
+/// VXLAN's own port (RFC 7348), Docker's default for the data path (swarm.md §1.0).
+pub const DATA_PATH_PORT: u32 = 4789;
+
 macro_rules! kinds {
     ($($kind:ident),*) => {
         impl Object {
@@ -161,14 +164,27 @@ impl Node {
         self.spec.as_ref().map_or(NodeRole::Worker, crate::NodeSpec::role)
     }
 
-    /// Host name, or the spec's name where the node has not described itself.
+    /// UDP port that carries the overlay's packets.
+    #[must_use]
+    pub fn data_path_port(&self) -> u32 {
+        if self.data_path_port == 0 { DATA_PATH_PORT } else { self.data_path_port }
+    }
+
+    /// TCP port of the manager's gRPC server; `None` for a worker.
+    #[must_use]
+    pub fn manager_port(&self) -> Option<u32> {
+        self.manager.as_ref()?.addr.rsplit_once(':')?.1.parse().ok()
+    }
+
+    /// Host name, or the spec's name where the node has not described itself, or else its id.
     #[must_use]
     pub fn hostname(&self) -> &str {
         self.description
             .as_ref()
             .map(|description| description.hostname.as_str())
             .or_else(|| self.spec.as_ref().map(|spec| spec.name.as_str()))
-            .unwrap_or("")
+            .filter(|name| !name.is_empty())
+            .unwrap_or(&self.id)
     }
 }
 

@@ -12,7 +12,9 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use ipnetwork::Ipv4Network;
-use shoal_api::{Attachment, Cursors, Network, PortConfig, Service, Task, TaskState, TaskStatus};
+use shoal_api::{
+    Attachment, Cursors, Network, Node, PortConfig, Protocol, Service, Task, TaskState, TaskStatus,
+};
 
 use crate::draft::{Draft, Touched};
 use crate::refusal::Refusal;
@@ -249,6 +251,14 @@ pub(crate) fn choose_ports(
     };
     let mut ports: Vec<PortConfig> = wishes.to_vec();
     for port in ports.iter().filter(|port| port.published_port != 0) {
+        if let Some((what, node)) = reserved(store, port) {
+            return Err(Refusal::PortReserved {
+                port: port.published_port,
+                protocol: port.protocol().word(),
+                what,
+                node: node.hostname().to_owned(),
+            });
+        }
         if let Some(service) = owner(port) {
             return Err(Refusal::PortTaken {
                 port: port.published_port,
@@ -267,7 +277,8 @@ pub(crate) fn choose_ports(
                 (other.protocol, other.published_port)
                     == (candidate.protocol, candidate.published_port)
             };
-            owner(candidate).is_none() && !ports.iter().any(same)
+            let own = reserved(store, candidate).is_some();
+            !own && owner(candidate).is_none() && !ports.iter().any(same)
         };
         let alike = |old: &&PortConfig| {
             (old.protocol, old.target_port) == (port.protocol, port.target_port) && free(old)
@@ -285,6 +296,45 @@ pub(crate) fn choose_ports(
         ports[index] = port;
     }
     Ok(ports)
+}
+
+/// The node that lives on that port itself, and for what. Published, every node's programs would
+/// take the cluster's own packets for clients', and nobody could undo it.
+fn reserved<'s>(store: &'s Store, port: &PortConfig) -> Option<(&'static str, &'s Node)> {
+    store.nodes().find_map(|node| {
+        let (what, own) = match port.protocol() {
+            Protocol::Tcp => ("manager", node.manager_port()?),
+            Protocol::Udp => ("data path", node.data_path_port()),
+        };
+        (own == port.published_port).then_some((what, &**node))
+    })
+}
+
+/// Whether a joining node can live beside what is published.
+///
+/// * `manager` - the TCP port of a manager.
+/// * `data_path` - the UDP port of the overlay.
+pub(crate) fn check_own_ports(
+    store: &Store,
+    node_id: &str,
+    manager: Option<u32>,
+    data_path: u32,
+) -> Result<(), Refusal> {
+    let manager = manager.map(|port| (Protocol::Tcp, port));
+    for (protocol, port) in manager.into_iter().chain([(Protocol::Udp, data_path)]) {
+        let holder = store.holder(&Claim::Port(protocol.into(), port));
+        if let Some(service) = holder.and_then(|id| store.service(id)) {
+            let service = service.name().to_owned();
+            return Err(Refusal::PortPublished { port, protocol: protocol.word(), service });
+        }
+    }
+    let other = store.nodes().find(|other| other.id != node_id);
+    match other.map(|other| other.data_path_port()) {
+        Some(cluster) if cluster != data_path => {
+            Err(Refusal::DataPathPort { port: data_path, cluster })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Takes the ports that a service is about to get from services that are being removed.

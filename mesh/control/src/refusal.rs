@@ -72,6 +72,41 @@ pub enum Refusal {
         /// Its id.
         id: String,
     },
+    /// The cluster itself lives on that port: published, it would be cut off from its own nodes.
+    #[error(
+        "port {port}/{protocol} is the cluster's own {what} port on node {node}: publish another"
+    )]
+    PortReserved {
+        /// The port.
+        port: u32,
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// `manager`, `data path`.
+        what: &'static str,
+        /// Host name or id of a node that uses it.
+        node: String,
+    },
+    /// The joining node would live on a port that a service publishes.
+    #[error(
+        "port {port}/{protocol} of the joining node is published by service '{service}': choose \
+         another, or remove the service"
+    )]
+    PortPublished {
+        /// The port.
+        port: u32,
+        /// `tcp` or `udp`.
+        protocol: &'static str,
+        /// Name of the service that has it.
+        service: String,
+    },
+    /// Packets between nodes go to one port.
+    #[error("the data path port of this cluster is {cluster}, not {port}: use the same")]
+    DataPathPort {
+        /// The joining node's.
+        port: u32,
+        /// The cluster's.
+        cluster: u32,
+    },
     /// Every port that the allocator may choose is taken.
     #[error(
         "no published port is free in {first}-{last}/{protocol}: name one, or remove a service"
@@ -142,10 +177,13 @@ impl Refusal {
             | Self::NoNodeId
             | Self::Address { .. }
             | Self::Subnet { .. }
-            | Self::PortTaken { .. } => RefusalKind::InvalidArgument,
+            | Self::PortTaken { .. }
+            | Self::PortReserved { .. } => RefusalKind::InvalidArgument,
             Self::NotFound { .. } => RefusalKind::NotFound,
             Self::NameTaken { .. } => RefusalKind::AlreadyExists,
             Self::NoPortFree { .. }
+            | Self::PortPublished { .. }
+            | Self::DataPathPort { .. }
             | Self::Full { .. }
             | Self::NoCluster
             | Self::NoIngressNetwork

@@ -162,6 +162,14 @@ fn join(draft: &mut Draft<'_>, request: JoinRequest) -> Result<Answer, Refusal> 
         return Err(Refusal::NoCluster);
     }
     let spec = request.spec.unwrap_or_default();
+    let candidate = Node {
+        manager: (spec.role() == NodeRole::Manager)
+            .then(|| ManagerStatus { addr: request.addr.clone(), raft_id: 0 }),
+        data_path_port: request.data_path_port,
+        ..Node::default()
+    };
+    let (manager, data_path) = (candidate.manager_port(), candidate.data_path_port());
+    allocator::check_own_ports(draft, &request.node_id, manager, data_path)?;
     let mut node = match draft.node(&request.node_id) {
         Some(node) if node.role() != spec.role() => {
             return Err(Refusal::RoleChange { wanted: role_word(spec.role()) });
@@ -182,6 +190,7 @@ fn join(draft: &mut Draft<'_>, request: JoinRequest) -> Result<Answer, Refusal> 
     }
     node.description = request.description.or(node.description);
     node.data_path_addr = request.data_path_addr;
+    node.data_path_port = request.data_path_port;
     let id = node.id.clone();
     draft.put(node);
     Ok(Answer::Joined(id))

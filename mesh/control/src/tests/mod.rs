@@ -46,6 +46,7 @@ pub(crate) fn node_request(node: &str, role: NodeRole) -> JoinRequest {
         description: None,
         addr: format!("10.88.0.{number}:2377"),
         data_path_addr: format!("10.88.0.{number}"),
+        data_path_port: 0,
     }
 }
 

@@ -90,6 +90,52 @@ fn of_two_updates_from_one_version_in_one_step_one_holds() {
 }
 
 #[test]
+fn the_clusters_own_ports_are_not_published() {
+    let mut bed = Bed::new(2);
+    let refusal = bed.create(spec("web", 1, &[(2377, 80)])).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "port 2377/tcp is the cluster's own manager port on node n1: publish another"
+    );
+    let mut dns = spec("dns", 1, &[(4789, 53)]);
+    dns.endpoint.as_mut().unwrap().ports[0].set_protocol(shoal_api::Protocol::Udp);
+    let refusal = bed.create(dns.clone()).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "port 4789/udp is the cluster's own data path port on node n1: publish another"
+    );
+    // Each number is free in the other protocol.
+    bed.create(spec("tcp", 1, &[(4789, 80)])).unwrap();
+    dns.endpoint.as_mut().unwrap().ports[0].published_port = 2377;
+    bed.create(dns).unwrap();
+}
+
+#[test]
+fn a_node_does_not_join_on_a_published_port_or_with_another_data_path() {
+    let mut bed = Bed::new(1);
+    bed.create(spec("web", 1, &[(8080, 80)])).unwrap();
+    let mut manager = node_request("n9", NodeRole::Manager);
+    manager.addr = "10.88.0.9:8080".into();
+    let join = write::Write::Join(manager.clone());
+    check_refused(
+        &mut bed,
+        join,
+        RefusalKind::FailedPrecondition,
+        "port 8080/tcp of the joining node is published by service 'web': choose another, or \
+         remove the service",
+    );
+    manager.addr = "10.88.0.9:2377".into();
+    manager.data_path_port = 4790;
+    let join = write::Write::Join(manager);
+    check_refused(
+        &mut bed,
+        join,
+        RefusalKind::FailedPrecondition,
+        "the data path port of this cluster is 4789, not 4790: use the same",
+    );
+}
+
+#[test]
 fn a_service_keeps_its_name() {
     let mut bed = Bed::new(1);
     bed.create(spec("web", 1, &[])).unwrap();

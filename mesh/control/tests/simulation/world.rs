@@ -268,5 +268,6 @@ fn join(number: u32) -> JoinRequest {
         description: None,
         addr: format!("10.88.0.{number}:2377"),
         data_path_addr: format!("10.88.0.{number}"),
+        data_path_port: 0,
     }
 }

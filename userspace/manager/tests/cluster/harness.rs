@@ -76,6 +76,7 @@ impl Host {
             description: Some(description(&self.node_id)),
             addr: self.addr.clone(),
             data_path_addr: "127.0.0.1".into(),
+            data_path_port: 0,
         }
     }
 

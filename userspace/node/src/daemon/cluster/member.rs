@@ -86,6 +86,7 @@ impl Cluster {
                 Role::Worker => String::new(),
             },
             data_path_addr: record.data_path_addr.to_string(),
+            data_path_port: self.0.config.data_path_port.into(),
         }
     }
 
