@@ -3,7 +3,8 @@
 //!
 //! Assignments become a plan, and the plan is applied; when that fails it is tried again with
 //! growing delays, and newer assignments take the failed plan's place. Before the first full set
-//! nothing is applied: what an earlier daemon left pinned goes on forwarding untouched.
+//! nothing is applied: what an earlier daemon left pinned goes on forwarding untouched. What drifts
+//! from the plan afterwards (another program's doing, an interface made anew) is repaired in turn.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +27,10 @@ const QUEUE: usize = 64;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest delay: an operator who repaired the cause sees the effect soon.
 const RETRY_MOST: Duration = Duration::from_secs(5);
+
+/// How often the kernel is compared with the plan: it takes some milliseconds, and what it mends is
+/// rare.
+const RESYNC: Duration = Duration::from_secs(30);
 
 /// Packets and bytes by reason.
 pub type Counters = BTreeMap<String, (u64, u64)>;
@@ -71,6 +76,10 @@ enum Command {
 impl Kernel {
     /// Gives the lower half to its owner, a task of the current runtime.
     pub(crate) fn start<L: Lower>(lower: L, node_id: String) -> Self {
+        Self::start_with(lower, node_id, RESYNC)
+    }
+
+    fn start_with<L: Lower>(lower: L, node_id: String, resync_every: Duration) -> Self {
         let (commands, inbox) = mpsc::channel(QUEUE);
         let (held, held_seen) = watch::channel(0);
         let owner = Owner {
@@ -80,6 +89,8 @@ impl Kernel {
             held,
             backoff: Backoff::new(RETRY_FIRST, RETRY_MOST),
             retry_at: None,
+            resync_at: None,
+            resync_every,
         };
         tokio::spawn(owner.run(inbox));
         Self { commands, held: held_seen }
@@ -155,12 +166,15 @@ struct Owner<L> {
     backoff: Backoff,
     /// When a failed plan is tried again.
     retry_at: Option<Instant>,
+    /// When the kernel is compared with the plan next; not before a plan was applied.
+    resync_at: Option<Instant>,
+    resync_every: Duration,
 }
 
 impl<L: Lower> Owner<L> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         loop {
-            let retry_at = self.retry_at;
+            let (retry_at, resync_at) = (self.retry_at, self.resync_at);
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(Command::Stop(done)) => {
@@ -174,6 +188,9 @@ impl<L: Lower> Owner<L> {
                 },
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
                     self.apply().await;
+                }
+                () = sleep_until(resync_at.unwrap_or_else(Instant::now)), if resync_at.is_some() => {
+                    self.resync().await;
                 }
             }
         }
@@ -217,6 +234,7 @@ impl<L: Lower> Owner<L> {
             Ok(steps) => {
                 tracing::debug!(index = plan.index, steps, "plan applied");
                 self.retry_at = None;
+                self.resync_at.get_or_insert_with(|| Instant::now() + self.resync_every);
                 self.backoff.reset();
                 self.held.send_replace(plan.index);
             }
@@ -229,6 +247,18 @@ impl<L: Lower> Owner<L> {
                 self.retry_at = Some(Instant::now() + delay);
             }
         }
+    }
+
+    /// Repairs what differs from the plan that is held.
+    async fn resync(&mut self) {
+        match self.lower.resync().await {
+            Ok(0) => {}
+            Ok(steps) => tracing::warn!(steps, "the kernel had drifted from the plan"),
+            Err(error) => {
+                tracing::warn!(error = %lower_error(error), "the kernel cannot be compared");
+            }
+        }
+        self.resync_at = Some(Instant::now() + self.resync_every);
     }
 }
 
@@ -276,7 +306,10 @@ fn first_address(network: IpNetwork) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::BorrowedFd;
+
     use shoal_api::Attachment;
+    use shoal_routing::{Plan, TaskPort};
 
     use super::*;
 
@@ -302,5 +335,54 @@ mod tests {
             "attachment \"10.0.0/24\" with MAC \"02:42:0a:00:00:05\" cannot be used"
         );
         assert!(link("10.0.0.5/24", "").is_err());
+    }
+
+    /// A kernel that only counts how often it was asked to repair itself.
+    struct Drifting(watch::Sender<usize>);
+
+    impl Lower for Drifting {
+        type Error = std::convert::Infallible;
+
+        async fn apply(&mut self, _: &Plan) -> Result<usize, Self::Error> {
+            Ok(0)
+        }
+
+        async fn resync(&mut self) -> Result<usize, Self::Error> {
+            self.0.send_modify(|asked| *asked += 1);
+            Ok(1)
+        }
+
+        async fn attach(
+            &mut self,
+            _: &TaskLink,
+            _: BorrowedFd<'_>,
+        ) -> Result<TaskPort, Self::Error> {
+            Ok(TaskPort { ifindex: 1, host_mac: [0; 6] })
+        }
+
+        async fn detach(&mut self, _: &str) -> Result<(), Self::Error> {
+            Ok(())
+        }
+
+        fn counters(&self) -> Result<Counters, Self::Error> {
+            Ok(Counters::new())
+        }
+
+        fn choices(&self) -> Vec<(String, String)> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_holds_a_plan_is_repaired_in_turn_and_not_before() {
+        let (asked, mut seen) = watch::channel(0);
+        let every = Duration::from_millis(20);
+        let kernel = Kernel::start_with(Drifting(asked), "n1".into(), every);
+        // Longer than some turns, and nothing is held.
+        tokio::time::timeout(every * 5, seen.changed()).await.unwrap_err();
+        let start = Instant::now();
+        kernel.assign(Arc::new(Assignments::default())).await.unwrap();
+        seen.wait_for(|asked| *asked == 3).await.unwrap();
+        assert!(start.elapsed() >= every * 3, "{:?}", start.elapsed());
     }
 }
