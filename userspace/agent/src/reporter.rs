@@ -11,8 +11,10 @@ use parking_lot::Mutex;
 use shoal_api::{TaskStatus, TaskStatusUpdate};
 use tokio::sync::Notify;
 
-/// Statuses in one message; far under the size that gRPC takes.
+/// Statuses in one message; with [`ERR_BYTES`] of words each, under the 4 MiB that gRPC takes.
 const BATCH: usize = 1_000;
+/// Longest error and message that go up: the managers keep and replicate them.
+const ERR_BYTES: usize = 1_024;
 
 /// The statuses of all tasks.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +36,9 @@ struct Entry {
 
 impl Reporter {
     /// Takes a task's new status.
-    pub(crate) fn report(&self, task_id: &str, status: TaskStatus) {
+    pub(crate) fn report(&self, task_id: &str, mut status: TaskStatus) {
+        shorten(&mut status.err);
+        shorten(&mut status.message);
         let entry = Entry { status, acknowledged: false };
         self.shared.tasks.lock().insert(task_id.to_owned(), entry);
         self.shared.news.notify_one();
@@ -88,6 +92,13 @@ impl Reporter {
     }
 }
 
+fn shorten(text: &mut String) {
+    if text.len() > ERR_BYTES {
+        text.truncate(text.floor_char_boundary(ERR_BYTES - '…'.len_utf8()));
+        text.push('…');
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use shoal_api::TaskState;
@@ -110,5 +121,19 @@ mod tests {
         reporter.acknowledge(&second);
         reporter.start_over();
         assert_eq!(reporter.batch().await, second);
+    }
+
+    #[tokio::test]
+    async fn an_error_without_end_is_cut() {
+        let reporter = Reporter::default();
+        for task in 0..BATCH {
+            let status = TaskStatus { err: "ä".repeat(100_000), ..status(TaskState::Failed) };
+            reporter.report(&format!("t{task}"), status);
+        }
+        let batch = reporter.batch().await;
+        let err = &batch[0].status.as_ref().unwrap().err;
+        assert!(err.ends_with("ä…") && err.len() <= ERR_BYTES, "{}", err.len());
+        let request = shoal_api::UpdateTaskStatusRequest { updates: batch, ..Default::default() };
+        assert!(prost::Message::encoded_len(&request) < 4 << 20);
     }
 }
