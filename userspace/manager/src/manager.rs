@@ -127,7 +127,7 @@ impl Manager {
         })?;
         let runtime = RaftRuntime::new().map_err(|e| ManagerError::io("run", &state_dir, e))?;
         let raft = {
-            let network = Network { id: raft_id };
+            let network = Network { id: raft_id, view: view.clone() };
             let start = Raft::new(raft_id, Arc::new(raft_config), network, log, machine);
             runtime.spawn(start).await.map_err(ManagerError::raft)?
         };
@@ -209,7 +209,7 @@ impl Manager {
     /// Id of the cluster, once this manager knows it.
     #[must_use]
     pub fn cluster_id(&self) -> Option<String> {
-        self.shared.view.store().cluster().map(|cluster| cluster.id.clone())
+        self.shared.view.cluster_id()
     }
 
     /// Index of the newest entry in this manager's store.

@@ -25,6 +25,7 @@ use shoal_api::raft_client::RaftClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use crate::state_machine::View;
 use crate::types::{ENCODING, Peer, Snapshot, TypeConfig, Vote, from_message, to_message};
 
 /// Messages may be larger than gRPC's default of 4 MiB: a few hundred entries go in one.
@@ -59,19 +60,23 @@ pub fn endpoint(addr: &str) -> Result<Endpoint, tonic::transport::Error> {
 pub struct Network {
     /// This manager.
     pub id: u64,
+    /// Knows the cluster.
+    pub view: Arc<View>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, peer: &Peer) -> Connection {
-        Connection { id: self.id, target, addr: peer.addr.clone(), client: None, timeouts: 0 }
+        let (id, view, addr) = (self.id, self.view.clone(), peer.addr.clone());
+        Connection { id, view, target, addr, client: None, timeouts: 0 }
     }
 }
 
 /// One connection to one peer.
 pub struct Connection {
     id: u64,
+    view: Arc<View>,
     target: u64,
     addr: String,
     client: Option<RaftClient<Channel>>,
@@ -91,6 +96,12 @@ impl Connection {
         Ok(self.client.insert(client).clone())
     }
 
+    /// A message for this peer and no other.
+    fn message<T: Serialize>(&self, value: &T) -> io::Result<RaftMessage> {
+        let cluster_id = self.view.cluster_id().unwrap_or_default();
+        Ok(RaftMessage { to: self.target, cluster_id, ..to_message(value)? })
+    }
+
     /// One request, one answer, within `ttl`.
     async fn call<Q, A, F>(
         &mut self,
@@ -105,7 +116,7 @@ impl Connection {
         F: Future<Output = Result<Response<RaftMessage>, Status>>,
     {
         let client = self.client()?;
-        let message = to_message(request).map_err(|e| network(&e))?;
+        let message = self.message(request).map_err(|e| network(&e))?;
         match tokio::time::timeout(ttl, send(client, message)).await {
             Ok(Ok(response)) => {
                 self.timeouts = 0;
@@ -179,13 +190,14 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let mut client = self.client()?;
-        let head = to_message(&(vote, snapshot.meta)).map_err(|e| streaming(&e))?;
+        let head = self.message(&(vote, snapshot.meta)).map_err(|e| streaming(&e))?;
         let bytes = snapshot.snapshot;
         let pieces = bytes.len().div_ceil(PIECE);
         let pieces = (0..pieces).map(move |piece| {
             let start = piece * PIECE;
             let end = bytes.len().min(start + PIECE);
-            RaftMessage { version: ENCODING, payload: bytes[start..end].to_vec() }
+            let payload = bytes[start..end].to_vec();
+            RaftMessage { version: ENCODING, payload, ..RaftMessage::default() }
         });
         let messages = tokio_stream::iter(std::iter::once(head).chain(pieces));
         let mut request = Request::new(messages);

@@ -36,6 +36,12 @@ impl View {
     pub fn store(&self) -> Store {
         self.store.read().clone()
     }
+
+    /// Id of the cluster, once this manager knows it.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<String> {
+        self.store.read().cluster().map(|cluster| cluster.id.clone())
+    }
 }
 
 /// Raft's state machine around the store.

@@ -114,7 +114,7 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 /// The value cannot be encoded.
 pub fn to_message<T: Serialize>(value: &T) -> io::Result<RaftMessage> {
     let payload = postcard::to_stdvec(value).map_err(io::Error::other)?;
-    Ok(RaftMessage { version: ENCODING, payload })
+    Ok(RaftMessage { version: ENCODING, payload, ..RaftMessage::default() })
 }
 
 /// Decodes what [`to_message`] wrote.

@@ -19,8 +19,20 @@ pub struct RaftRpc(pub Arc<Shared>);
 
 type Answer = Result<Response<RaftMessage>, Status>;
 
-fn decode<T: DeserializeOwned>(request: &RaftMessage) -> Result<T, Status> {
-    from_message(request).map_err(|reason| status::bad_message(&reason))
+impl RaftRpc {
+    /// A request to this manager, of this cluster. What is for another must not be answered: the
+    /// answer would count as that one's.
+    fn decode<T: DeserializeOwned>(&self, request: &RaftMessage) -> Result<T, Status> {
+        if request.to != self.0.raft_id {
+            return Err(status::another_manager(request.to, self.0.raft_id));
+        }
+        match self.0.view.cluster_id() {
+            Some(own) if !request.cluster_id.is_empty() && request.cluster_id != own => {
+                Err(status::another_cluster(&request.cluster_id, &own))
+            }
+            _ => from_message(request).map_err(|reason| status::bad_message(&reason)),
+        }
+    }
 }
 
 fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Answer {
@@ -32,7 +44,7 @@ fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Answer {
 #[tonic::async_trait]
 impl Raft for RaftRpc {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
-        let request: AppendEntriesRequest<TypeConfig> = decode(request.get_ref())?;
+        let request: AppendEntriesRequest<TypeConfig> = self.decode(request.get_ref())?;
         let from = request.vote.leader_id.voted_for;
         let result = self.0.raft.append_entries(request).await;
         // One that leads no more is alive too, but nobody's leader.
@@ -43,11 +55,11 @@ impl Raft for RaftRpc {
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.0.raft.vote(decode(request.get_ref())?).await)
+        answer(self.0.raft.vote(self.decode(request.get_ref())?).await)
     }
 
     async fn pre_vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.0.raft.pre_vote(decode(request.get_ref())?).await)
+        answer(self.0.raft.pre_vote(self.decode(request.get_ref())?).await)
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<RaftMessage>>) -> Answer {
@@ -55,7 +67,7 @@ impl Raft for RaftRpc {
         let Some(head) = messages.message().await? else {
             return Err(status::bad_message(&types::invalid("an empty snapshot")));
         };
-        let (vote, meta): (Vote, SnapshotMeta) = decode(&head)?;
+        let (vote, meta): (Vote, SnapshotMeta) = self.decode(&head)?;
         let mut bytes = Vec::new();
         while let Some(piece) = messages.message().await? {
             if piece.version != ENCODING {
@@ -73,6 +85,6 @@ impl Raft for RaftRpc {
     }
 
     async fn transfer_leader(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.0.raft.handle_transfer_leader(decode(request.get_ref())?).await)
+        answer(self.0.raft.handle_transfer_leader(self.decode(request.get_ref())?).await)
     }
 }

@@ -77,6 +77,16 @@ pub fn bad_message(reason: &io::Error) -> Status {
     Status::invalid_argument(reason.to_string())
 }
 
+/// A Raft message for the manager that was at this address before.
+pub fn another_manager(wanted: u64, own: u64) -> Status {
+    Status::failed_precondition(format!("this is manager {own}, not {wanted}"))
+}
+
+/// A Raft message of another cluster's manager.
+pub fn another_cluster(sender: &str, own: &str) -> Status {
+    Status::failed_precondition(format!("this manager is of cluster {own}, not {sender}"))
+}
+
 /// The Raft node has stopped.
 pub fn stopped(reason: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("this manager has stopped: {reason}"))

@@ -8,5 +8,6 @@ mod failover;
 mod harness;
 mod reads;
 mod sessions;
+mod strangers;
 mod wire;
 mod writes;
