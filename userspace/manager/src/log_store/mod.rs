@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 
+use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
+use prost::Message;
 use redb::Database;
 use tokio::sync::{oneshot, watch};
 
@@ -29,6 +31,10 @@ mod writer;
 const VOTE: &str = "vote";
 const PURGED: &str = "purged";
 const COMMITTED: &str = "committed";
+
+/// Bytes of entries that go to a follower in one message: a small part of what a message may hold,
+/// and stored well within the time that a follower has.
+const PAYLOAD: usize = 4 << 20;
 
 /// Opens the database; tests put a failing disk behind it.
 pub type Opener = Box<dyn Fn() -> Result<Database, redb::Error> + Send>;
@@ -151,6 +157,23 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.memory.lock().entries.range(range).map(|(_, entry)| entry.clone()).collect())
     }
 
+    /// At most [`PAYLOAD`] bytes of entries, one at least: a follower that lacks many large ones
+    /// gets them in messages that fit.
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        if start < end {
+            for (_, entry) in self.memory.lock().entries.range(start..end) {
+                bytes += size(entry);
+                if bytes > PAYLOAD && !entries.is_empty() {
+                    break;
+                }
+                entries.push(entry.clone());
+            }
+        }
+        Ok(entries)
+    }
+
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
         Ok(self.memory.lock().vote)
     }
@@ -227,6 +250,14 @@ fn is_empty(range: &impl RangeBounds<u64>) -> bool {
         Bound::Included(&end) => end < start,
         Bound::Excluded(&end) => end <= start,
         Bound::Unbounded => false,
+    }
+}
+
+/// Bytes of an entry's batch; the rest is small.
+fn size(entry: &Entry) -> usize {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.0.encoded_len(),
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
     }
 }
 

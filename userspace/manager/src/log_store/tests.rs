@@ -7,10 +7,12 @@ use openraft::storage::RaftLogStorageExt;
 use openraft::testing::log::{StoreBuilder, Suite};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
+use shoal_api::{Batch, Service};
 use tempfile::TempDir;
 
 use super::*;
 use crate::state_machine::{StateMachine, View};
+use crate::types::Proposal;
 
 struct Builder;
 
@@ -36,7 +38,7 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn blank(index: u64) -> Entry {
-    Entry::new(log_id(index), openraft::EntryPayload::Blank)
+    Entry::new(log_id(index), EntryPayload::Blank)
 }
 
 /// Ends the writer and waits until the file is free.
@@ -152,4 +154,28 @@ async fn a_full_disk_delays_writes_and_loses_none() {
     let mut log = LogStore::open(&path).unwrap();
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (1..=6).map(blank).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_follower_gets_no_more_at_once_than_fits_in_a_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut log = LogStore::open(&folder.path().join("log")).unwrap();
+    let entry = |index, bytes| {
+        let service = Service { id: "s".repeat(bytes), ..Service::default() };
+        let batch = Batch { changes: vec![service.put()], now_ns: 7 };
+        Entry { payload: EntryPayload::Normal(Proposal(batch)), ..blank(index) }
+    };
+    let large = |index| entry(index, PAYLOAD / 2 - 1_000);
+    let huge = |index| entry(index, PAYLOAD * 2);
+    log.blocking_append((1..=5).map(large).chain([huge(6), blank(7)])).await.unwrap();
+    let mut ends = Vec::new();
+    let mut next = 1;
+    while next < 8 {
+        let entries = log.limited_get_log_entries(next, 8).await.unwrap();
+        assert_eq!(entries.first().unwrap().log_id.index, next);
+        next = entries.last().unwrap().log_id.index + 1;
+        ends.push(next - 1);
+    }
+    assert_eq!(ends, [2, 4, 5, 6, 7]);
+    assert!(log.limited_get_log_entries(8, 8).await.unwrap().is_empty());
 }
