@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use shoal_api::Event;
 use tokio::sync::watch;
 
-/// Batches that are kept: at a few changes each some megabytes, and a minute of a busy cluster.
-const KEPT: usize = 2_048;
+/// Events that are kept: some tens of megabytes, and minutes of a busy cluster. Of a batch with
+/// more, that batch.
+const KEPT: usize = 32_768;
 
 /// One committed batch.
 pub type Committed = (u64, Arc<Vec<Event>>);
@@ -36,6 +37,8 @@ pub struct Events {
 struct Ring {
     batches: VecDeque<Committed>,
     floor: u64,
+    /// Events in all batches.
+    events: usize,
     kept: usize,
 }
 
@@ -47,7 +50,7 @@ impl Default for Events {
 
 impl Events {
     fn keeping(kept: usize) -> Self {
-        let ring = Ring { batches: VecDeque::new(), floor: 0, kept };
+        let ring = Ring { batches: VecDeque::new(), floor: 0, events: 0, kept };
         Self { ring: Mutex::new(ring), applied: watch::Sender::new(0) }
     }
 
@@ -55,12 +58,15 @@ impl Events {
     pub fn publish(&self, index: u64, events: Arc<Vec<Event>>) {
         if !events.is_empty() {
             let mut ring = self.ring.lock();
-            if ring.batches.len() == ring.kept
-                && let Some((gone, _)) = ring.batches.pop_front()
+            ring.events += events.len();
+            ring.batches.push_back((index, events));
+            while ring.events > ring.kept
+                && ring.batches.len() > 1
+                && let Some((gone, events)) = ring.batches.pop_front()
             {
                 ring.floor = gone;
+                ring.events -= events.len();
             }
-            ring.batches.push_back((index, events));
         }
         self.applied.send_replace(index);
     }
@@ -70,6 +76,7 @@ impl Events {
         {
             let mut ring = self.ring.lock();
             ring.batches.clear();
+            ring.events = 0;
             ring.floor = index;
         }
         self.applied.send_replace(index);
@@ -129,6 +136,19 @@ mod tests {
         events.restart(20);
         assert_eq!(indexes(&events, 19), Err(TooOld { after: 19, floor: 20 }));
         assert_eq!(indexes(&events, 20), Ok(vec![]));
+    }
+
+    #[test]
+    fn large_batches_push_out_more_than_small_ones() {
+        let events = Events::keeping(4);
+        for index in [3, 5, 9] {
+            publish(&events, index);
+        }
+        events.publish(11, Arc::new(vec![Event::default(); 3]));
+        assert_eq!(indexes(&events, 5), Ok(vec![9, 11]));
+        events.publish(12, Arc::new(vec![Event::default(); 9]));
+        assert_eq!(indexes(&events, 11), Ok(vec![12]), "the newest stays, however large");
+        assert!(indexes(&events, 9).is_err());
     }
 
     #[test]
