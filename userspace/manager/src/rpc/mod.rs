@@ -62,9 +62,12 @@ pub fn routes(shared: &Arc<Shared>) -> Routes {
         .max_encoding_message_size(MAX_MESSAGE);
     let control = ControlServer::new(control::ControlRpc(shared.clone()))
         .max_encoding_message_size(MAX_MESSAGE);
+    // A node reports a thousand tasks at a time, each with what it has to say.
+    let dispatcher = DispatcherServer::new(dispatcher::DispatcherRpc(shared.clone()))
+        .max_decoding_message_size(MAX_MESSAGE);
     Routes::new(raft)
         .add_service(control)
-        .add_service(DispatcherServer::new(dispatcher::DispatcherRpc(shared.clone())))
+        .add_service(dispatcher)
         .add_service(MembershipServer::new(leader::MembershipRpc(shared.clone())))
         .add_service(LeaderServer::new(leader::LeaderRpc(shared.clone())))
 }
