@@ -7,6 +7,7 @@
 //!
 //! Which backends and ports there are is decided above, what happens to a packet below.
 
+mod addresses;
 mod endpoints;
 mod error;
 mod links;

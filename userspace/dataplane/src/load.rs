@@ -17,10 +17,12 @@ use shoal_routing::Plan;
 use shoal_routing::plan::address_bytes;
 use tracing::{debug, info, warn};
 
+use crate::addresses::Addresses;
 use crate::error::{Error, LoadError};
 use crate::links::{Links, detach_clsact, task_link};
 use crate::neighbours::Neighbours;
 use crate::net::{Interface, Net, errno, failed};
+use crate::nodes::Nodes;
 use crate::options::Options;
 use crate::pins::Pins;
 use crate::tables::{Tables, take};
@@ -96,7 +98,9 @@ impl Dataplane {
         tables.put_config(config(&options, &uplink, &vxlan, held.node))?;
         let nodes = take(&mut ebpf, maps::NODES)?;
         let numbers = take(&mut ebpf, maps::NODE_NUMBERS)?;
-        let neighbours = Neighbours::start(nodes, numbers)?;
+        let serving = take(&mut ebpf, maps::ADDRESSES)?;
+        let serving = Addresses::new(serving, options.data_path_addr, uplink.index);
+        let neighbours = Neighbours::start(Nodes::open(nodes, numbers)?, serving);
         let links = Links::new(pins.clone(), options.tc);
         let mut dataplane = Self {
             options,
@@ -114,7 +118,7 @@ impl Dataplane {
             pins: pins.clone(),
             xdp: "off",
         };
-        dataplane.refresh_addresses().await?;
+        dataplane.neighbours.refresh_addresses(&dataplane.net).await?;
         if !dataplane.changing_over {
             dataplane.attach_all().await?;
         }
@@ -164,21 +168,10 @@ impl Dataplane {
             return Ok(());
         }
         warn!(uplink = %self.uplink.name, vxlan = %self.vxlan.name, "an interface was replaced");
+        self.neighbours.serve_addresses_of(self.uplink.index).await;
         let node = self.tables.config()?.node;
         self.tables.put_config(config(&self.options, &self.uplink, &self.vxlan, node))?;
         if self.changing_over { Ok(()) } else { self.attach_all().await }
-    }
-
-    /// Makes the data-path address and the uplink's other global ones serve frontends.
-    pub(crate) async fn refresh_addresses(&mut self) -> Result<(), Error> {
-        let mut addresses = vec![address_bytes(self.options.data_path_addr)];
-        for (index, address) in self.net.addresses().await? {
-            let address = address_bytes(address);
-            if index == self.uplink.index && !addresses.contains(&address) {
-                addresses.push(address);
-            }
-        }
-        self.tables.put_addresses(&addresses)
     }
 
     pub(crate) fn chosen(&self) -> Vec<(String, String)> {

@@ -34,7 +34,7 @@ impl Lower for Dataplane {
 
     async fn resync(&mut self) -> Result<usize, Error> {
         self.refresh_interfaces().await.map_err(plain)?;
-        self.refresh_addresses().await?;
+        self.neighbours.refresh_addresses(&self.net).await?;
         self.sweep_endpoints().await?;
         let Some(wanted) = self.wanted.clone() else { return Ok(0) };
         self.held = None;

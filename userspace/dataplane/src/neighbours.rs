@@ -1,17 +1,19 @@
-//! Keeps the next hops of `NODES` fresh, in the background.
+//! Keeps the next hops of `NODES`, and `ADDRESSES`, fresh in the background.
 //!
 //! The kernel is asked for the route, and told to keep the next hop resolved ("managed"
-//! neighbours, Linux 5.16). It reports every change of links, routes and neighbours; on each, and
-//! whenever reports were lost, all next hops are read again. While one is not known, the entry
-//! has interface 0: XDP then leaves its packets to TC, whose tunnel lets the kernel resolve.
+//! neighbours, Linux 5.16). It reports every change of links, addresses, routes and neighbours; on
+//! each, and whenever reports were lost, all next hops are read again. While one is not known, the
+//! entry has interface 0: XDP then leaves its packets to TC, whose tunnel lets the kernel resolve.
+//!
+//! One thing has no report: a path whose MTU the kernel learned from an ICMP error. It is found
+//! when everything is read again, at most [`REREAD`] later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap as StdHashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, MapData};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -23,11 +25,12 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType,
 };
 use rtnetlink::{MulticastGroup, RouteMessageBuilder};
-use shoal_datapath::abi::{Address, Mac, Node};
+use shoal_datapath::abi::{Address, Mac};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
+use crate::addresses::Addresses;
 use crate::error::Error;
 use crate::net::{Interface, Net};
 use crate::nodes::{Hop, Nodes};
@@ -35,6 +38,8 @@ use crate::nodes::{Hop, Nodes};
 /// Everything is read again after this long without a report: a guard against what we did not
 /// think of, not the way that changes are found.
 const REREAD: Duration = Duration::from_secs(30);
+/// Reports come in bursts, several for each task that starts: they are answered together.
+const SETTLE: Duration = Duration::from_millis(20);
 /// Pause before the socket is opened again after it failed.
 const REOPEN: Duration = Duration::from_millis(200);
 
@@ -47,7 +52,7 @@ const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Ipv6Ifaddr,
 ];
 
-/// `NODES` and `NODE_NUMBERS`, shared by the plan's writer and the task in the background.
+/// `NODES`, `NODE_NUMBERS` and `ADDRESSES`, shared by the plan's writer and the task in the background.
 pub(crate) struct Neighbours {
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -55,6 +60,8 @@ pub(crate) struct Neighbours {
 
 struct Shared {
     nodes: Mutex<Nodes>,
+    /// Held while they are read and written: the last to write has read last.
+    addresses: tokio::sync::Mutex<Addresses>,
     changed: Notify,
 }
 
@@ -66,14 +73,25 @@ impl Drop for Neighbours {
 
 impl Neighbours {
     /// Takes the maps over as they are and starts to keep them fresh.
-    pub(crate) fn start(
-        map: Array<MapData, Node>,
-        numbers: HashMap<MapData, Address, u32>,
-    ) -> Result<Self, Error> {
-        let nodes = Nodes::open(map, numbers)?;
-        let shared = Arc::new(Shared { nodes: Mutex::new(nodes), changed: Notify::new() });
+    pub(crate) fn start(nodes: Nodes, addresses: Addresses) -> Self {
+        let shared = Arc::new(Shared {
+            nodes: Mutex::new(nodes),
+            addresses: tokio::sync::Mutex::new(addresses),
+            changed: Notify::new(),
+        });
         let task = tokio::spawn(keep_fresh(Arc::clone(&shared)));
-        Ok(Self { shared, task })
+        Self { shared, task }
+    }
+
+    /// Reads the uplink's addresses now.
+    pub(crate) async fn refresh_addresses(&self, net: &Net) -> Result<(), Error> {
+        self.shared.addresses.lock().await.refresh(net).await
+    }
+
+    /// From now on, another interface is the uplink.
+    pub(crate) async fn serve_addresses_of(&self, uplink: u32) {
+        self.shared.addresses.lock().await.serve(uplink);
+        self.shared.changed.notify_one();
     }
 
     /// Addresses by number, as the kernel holds them; what `NODE_NUMBERS` holds besides is removed.
@@ -102,7 +120,7 @@ async fn keep_fresh(shared: Arc<Shared>) {
     let mut managed = BTreeSet::new();
     loop {
         if let Err(error) = follow(&shared, &mut managed).await {
-            warn!(%error, "next hops: netlink failed, trying again");
+            warn!(%error, "next hops and addresses: cannot follow the kernel, trying again");
         }
         tokio::time::sleep(REOPEN).await;
     }
@@ -119,6 +137,7 @@ async fn follow(shared: &Shared, managed: &mut BTreeSet<(u32, IpAddr)>) -> Resul
         let addresses = shared.nodes.lock().addresses();
         let hops = resolve(&net, &addresses, managed).await?;
         shared.nodes.lock().learn(hops)?;
+        shared.addresses.lock().await.refresh(&net).await?;
         loop {
             tokio::select! {
                 () = shared.changed.notified() => break,
@@ -129,6 +148,12 @@ async fn follow(shared: &Shared, managed: &mut BTreeSet<(u32, IpAddr)>) -> Resul
                         break;
                     },
                 },
+            }
+        }
+        tokio::time::sleep(SETTLE).await;
+        while let Some(report) = reports.next().now_or_never() {
+            if report.is_none() {
+                return Ok(());
             }
         }
     }

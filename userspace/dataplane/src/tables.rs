@@ -1,6 +1,7 @@
 //! The maps of a plan: what the kernel holds, and one step towards what it should.
 //!
-//! Nodes are not here: their entries hold next hops too, so `neighbours` owns them.
+//! Nodes and addresses are not here: they follow the host's interfaces too, so `neighbours` owns
+//! them.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,8 +12,8 @@ use aya::Ebpf;
 use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray};
 use shoal_datapath::Reason;
 use shoal_datapath::abi::{
-    Address, BACKENDS_MAX, Backend, Config, Counter, Endpoint, EndpointKey, FRONTENDS_MAX,
-    Frontend, Mac, RING_SIZE, Ring, SERVICES_MAX, Slot, maps,
+    BACKENDS_MAX, Backend, Config, Counter, Endpoint, EndpointKey, FRONTENDS_MAX, Frontend, Mac,
+    RING_SIZE, Ring, SERVICES_MAX, Slot, maps,
 };
 use shoal_routing::Plan;
 
@@ -25,7 +26,6 @@ const RINGS_AT_ONCE: usize = 256;
 /// The maps, open.
 pub(crate) struct Tables {
     frontends: Array<MapData, Frontend>,
-    addresses: HashMap<MapData, Address, u32>,
     rings: ArrayOfMaps<MapData, Array<MapData, Ring>>,
     /// The same map: aya's type has no way to free an element.
     rings_data: MapData,
@@ -65,7 +65,6 @@ impl Tables {
         let rings_pin = pins.join(maps::RINGS);
         Ok(Self {
             frontends: take(ebpf, maps::FRONTENDS)?,
-            addresses: take(ebpf, maps::ADDRESSES)?,
             rings: take(ebpf, maps::RINGS)?,
             rings_data: MapData::from_pin(rings_pin).map_err(failed(maps::RINGS))?,
             backends: take(ebpf, maps::BACKENDS)?,
@@ -137,18 +136,6 @@ impl Tables {
 
     pub(crate) fn put_config(&mut self, config: Config) -> Result<(), Error> {
         self.config.set(0, config, 0).map_err(failed(maps::CONFIG))
-    }
-
-    /// Makes these, and no others, the addresses that serve frontends.
-    pub(crate) fn put_addresses(&mut self, addresses: &[Address]) -> Result<(), Error> {
-        for address in addresses {
-            self.addresses.insert(address, 1, 0).map_err(failed(maps::ADDRESSES))?;
-        }
-        let held: Vec<Address> = self.addresses.keys().filter_map(Result::ok).collect();
-        for address in held.iter().filter(|address| !addresses.contains(address)) {
-            remove(&mut self.addresses, address, maps::ADDRESSES)?;
-        }
-        Ok(())
     }
 
     pub(crate) fn put_endpoint(&mut self, mac: Mac, endpoint: Endpoint) -> Result<(), Error> {

@@ -4,45 +4,16 @@
 
 mod common;
 
-use std::path::Path;
-
-use aya::maps::{Array, HashMap, Map, MapData};
-use aya::programs::SchedClassifier;
-use aya::programs::tc::TcAttachType;
-use common::{Host, Ns, Task, load, needs_root, plan, task, until};
+use aya::maps::{Array, HashMap, MapData};
+use common::{
+    Host, Ns, Task, array, held, load, names, needs_root, pinned, plan, programs_on, task, until,
+};
 use shoal_api::BackendState;
 use shoal_datapath::abi::{
     Address, Backend, Config, Endpoint, EndpointKey, Flow, FlowKey, Node, maps,
 };
 use shoal_dataplane::{Options, TcMode, XdpMode, unload};
 use shoal_routing::{Lower, Plan};
-
-fn pinned(pins: &Path, name: &str) -> Map {
-    Map::from_map_data(MapData::from_pin(pins.join("maps").join(name)).unwrap()).unwrap()
-}
-
-fn array<T: aya::Pod>(pins: &Path, name: &str) -> Array<MapData, T> {
-    pinned(pins, name).try_into().unwrap()
-}
-
-/// As the maps hold it: without the index.
-fn held(plan: &Plan) -> Plan {
-    Plan { index: 0, ..plan.clone() }
-}
-
-fn names(dir: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// Ids of the programs on the ingress of an interface.
-fn programs_on(interface: &str) -> Vec<u32> {
-    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).unwrap();
-    programs.iter().map(aya::programs::ProgramInfo::id).collect()
-}
 
 #[test]
 fn a_plan_is_read_back_as_it_was_written() {

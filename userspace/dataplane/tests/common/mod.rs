@@ -14,6 +14,8 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use aya::maps::{Array, Map, MapData};
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, setns, unshare};
 use shoal_api::{
     AssignmentChange, Assignments, AssignmentsType, BackendState, PortConfig, Protocol,
@@ -271,4 +273,34 @@ pub async fn until<E: std::fmt::Debug>(mut condition: impl FnMut() -> Result<(),
         assert!(Instant::now() < deadline, "did not come true: {why:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// A pinned map.
+pub fn pinned(pins: &Path, name: &str) -> Map {
+    Map::from_map_data(MapData::from_pin(pins.join("maps").join(name)).unwrap()).unwrap()
+}
+
+/// A pinned array.
+pub fn array<T: aya::Pod>(pins: &Path, name: &str) -> Array<MapData, T> {
+    pinned(pins, name).try_into().unwrap()
+}
+
+/// A plan as the maps hold it: without the index.
+pub fn held(plan: &Plan) -> Plan {
+    Plan { index: 0, ..plan.clone() }
+}
+
+/// What is in a folder.
+pub fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Ids of the programs on the ingress of an interface.
+pub fn programs_on(interface: &str) -> Vec<u32> {
+    let (_, programs) = SchedClassifier::query_tcx(interface, TcAttachType::Ingress).unwrap();
+    programs.iter().map(aya::programs::ProgramInfo::id).collect()
 }
