@@ -217,6 +217,8 @@ impl Lab {
         command.args(["--listen-addr", &format!("{addr}:{MANAGER_PORT}")]);
         command.args(["--advertise-addr", &addr, "--data-path-addr", &addr]);
         command.args(["--uplink", "eth0", "--name", host]);
+        // The switch has XDP at the far end of each uplink, which no daemon could know of a veth.
+        command.env("SHOAL_XDP", std::env::var_os("SHOAL_XDP").unwrap_or_else(|| "native".into()));
         command
     }
 }

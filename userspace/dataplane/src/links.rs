@@ -159,8 +159,8 @@ impl Links {
             }
             XdpMode::Auto => {
                 let driver = sys::driver(&uplink.name).unwrap_or_default();
-                if driver == "virtio_net" {
-                    return off("virtio shows packets without their checksum");
+                if let Some(why) = worse_than_tc(&driver) {
+                    return off(why);
                 }
                 match self.xdp(ebpf, "xdp-native", AyaXdpMode::Driver, uplink) {
                     Ok(()) => {
@@ -236,6 +236,19 @@ impl Links {
     }
 }
 
+/// Why XDP would lose packets or time in a driver that has it. None of this shows when it is
+/// attached.
+fn worse_than_tc(driver: &str) -> Option<&'static str> {
+    match driver {
+        "virtio_net" => Some("virtio shows packets without their checksum"),
+        "veth" => Some("what it sends back from a veth arrives only if the far end has XDP, too"),
+        "tun" => Some("tun shows packets without their checksum"),
+        // The packet names the port that it came by, and next hops name the bond.
+        "bonding" | "team" => Some("packets come by the ports and leave by the bond"),
+        _ => None,
+    }
+}
+
 /// Name of the pinned link of a task's interface, without its index.
 pub(crate) fn task_link(interface: &str) -> String {
     format!("task-{interface}")
@@ -305,5 +318,15 @@ mod tests {
         let pin = pin_name(&task_link("shvabc"), 12);
         assert_eq!(split_pin_name(&pin), Some(("task-shvabc", 12)));
         assert_eq!(split_pin_name("uplink"), None);
+    }
+
+    #[test]
+    fn xdp_is_left_out_where_it_would_lose_packets_in_silence() {
+        for driver in ["virtio_net", "veth", "tun", "bonding", "team"] {
+            assert!(worse_than_tc(driver).is_some(), "{driver}");
+        }
+        for driver in ["mlx5_core", "ice", "ixgbe", ""] {
+            assert_eq!(worse_than_tc(driver), None, "{driver}");
+        }
     }
 }

@@ -77,10 +77,11 @@ impl Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
     /// In the driver where it can, else not at all: generic XDP costs more than TC. Not on virtio
-    /// either, which shows XDP packets whose checksum is not filled in yet.
+    /// and tun either, which show XDP packets whose checksum is not filled in yet, nor on a veth,
+    /// whose far end may not take what XDP sends back, nor on a bond.
     #[default]
     Auto,
-    /// In the driver, or loading fails.
+    /// In the driver, or loading fails. For a veth whose far end has an XDP program.
     Native,
     /// In the stack, for tests.
     Generic,

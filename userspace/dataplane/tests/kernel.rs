@@ -382,7 +382,9 @@ fn the_choice_of_hooks_is_kept_and_can_be_changed() {
     }
     let mut host = Host::alone();
     let cases = [
-        (XdpMode::Auto, TcMode::Auto, "native", "tcx"),
+        (XdpMode::Native, TcMode::Auto, "native", "tcx"),
+        // The far end of this veth has no program.
+        (XdpMode::Auto, TcMode::Auto, "off", "tcx"),
         (XdpMode::Generic, TcMode::Tcx, "generic", "tcx"),
         (XdpMode::Native, TcMode::Clsact, "native", "clsact"),
         (XdpMode::Off, TcMode::Auto, "off", "tcx"),

@@ -25,9 +25,9 @@ fn every_node_answers_and_every_task_sees_the_client() {
         return;
     }
     for (xdp, tc) in [
+        (XdpMode::Native, TcMode::Auto),
         (XdpMode::Auto, TcMode::Auto),
-        (XdpMode::Off, TcMode::Auto),
-        (XdpMode::Auto, TcMode::Clsact),
+        (XdpMode::Native, TcMode::Clsact),
     ] {
         let mut cluster = Cluster::new(xdp, tc);
         for through in [1, 2] {
@@ -44,7 +44,7 @@ fn every_node_answers_and_every_task_sees_the_client() {
             });
         }
         for counters in cluster.kill() {
-            let forwarder = if xdp == XdpMode::Off { "tc_forwarded" } else { "xdp_forwarded" };
+            let forwarder = if xdp == XdpMode::Native { "xdp_forwarded" } else { "tc_forwarded" };
             for reason in [forwarder, "mesh_delivered", "mesh_returned", "tc_delivered"] {
                 assert!(counted(&counters, reason) > 0, "{reason} in {counters:?}");
             }
@@ -67,7 +67,7 @@ fn a_node_asks_another_node_for_a_task_of_its_own() {
     if !needs_root() {
         return;
     }
-    let cluster = Cluster::new(XdpMode::Auto, TcMode::Auto);
+    let cluster = Cluster::new(XdpMode::Native, TcMode::Auto);
     cluster.both_answer(&cluster.hosts[0].ns, node(1).into(), 2);
     cluster.both_answer(&cluster.hosts[1].ns, node(2).into(), 1);
     cluster.no_checksum_errors();
@@ -78,7 +78,7 @@ fn forwarding_goes_on_without_daemons_and_across_their_return() {
     if !needs_root() {
         return;
     }
-    let mut cluster = Cluster::new(XdpMode::Auto, TcMode::Auto);
+    let mut cluster = Cluster::new(XdpMode::Native, TcMode::Auto);
     // Not the client that asks: through two nodes it could use one port twice at a time, and to the
     // task both connections were one.
     let patient = Ns::new();
@@ -135,7 +135,7 @@ fn a_port_without_backends_is_refused_at_once() {
     if !needs_root() {
         return;
     }
-    let mut cluster = Cluster::new(XdpMode::Auto, TcMode::Auto);
+    let mut cluster = Cluster::new(XdpMode::Native, TcMode::Auto);
     cluster.kill();
     cluster.start(&[]);
     cluster.client.run(|| {
@@ -153,7 +153,7 @@ fn a_task_that_left_the_ring_gets_no_new_connection() {
     if !needs_root() {
         return;
     }
-    let mut cluster = Cluster::new(XdpMode::Auto, TcMode::Auto);
+    let mut cluster = Cluster::new(XdpMode::Native, TcMode::Auto);
     cluster.kill();
     cluster.start(&[task(8, 2)]);
     cluster.client.run(|| {
