@@ -189,7 +189,10 @@ impl<L: Lower> Owner<L> {
                 () = sleep_until(retry_at.unwrap_or_else(Instant::now)), if retry_at.is_some() => {
                     self.apply().await;
                 }
-                () = sleep_until(resync_at.unwrap_or_else(Instant::now)), if resync_at.is_some() => {
+                // Not while a newer plan is tried again: the old one is not to be repaired.
+                () = sleep_until(resync_at.unwrap_or_else(Instant::now)),
+                    if resync_at.is_some() && retry_at.is_none() =>
+                {
                     self.resync().await;
                 }
             }
