@@ -43,6 +43,14 @@ pub fn unknown_outcome() -> Status {
     )
 }
 
+/// The leader took the write and no quorum has stored it in time.
+pub fn unconfirmed() -> Status {
+    Status::unavailable(
+        "the write was not confirmed in time, too few managers may be online; look whether it \
+         took effect before trying again",
+    )
+}
+
 /// Ask there.
 pub fn not_leader(leader: &str) -> Status {
     let text = if leader.is_empty() {

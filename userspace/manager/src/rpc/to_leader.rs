@@ -47,7 +47,7 @@ pub async fn write(shared: &Shared, caller: Caller, write: Write) -> Result<Writ
                 Ok(Ok(Ok(result))) => Ok(result),
                 Ok(Ok(Err(refusal))) => Err(status::refused(&refusal)),
                 Ok(Err(_dropped)) => Err(status::unknown_outcome()),
-                Err(_late) => Err(trouble(shared)),
+                Err(_late) => Err(unconfirmed(shared)),
             };
         }
         if let Some(mut client) = client(shared, deadline).await {
@@ -61,7 +61,7 @@ pub async fn write(shared: &Shared, caller: Caller, write: Write) -> Result<Writ
                     return Err(status::unknown_outcome());
                 }
                 Ok(Err(refusal)) => return Err(refusal),
-                Err(_late) => return Err(trouble(shared)),
+                Err(_late) => return Err(unconfirmed(shared)),
             }
         }
         pause(shared, deadline).await?;
@@ -139,6 +139,11 @@ async fn pause(shared: &Shared, deadline: Instant) -> Result<(), Status> {
     }
     sleep(RETRY).await;
     Ok(())
+}
+
+/// The leader has the write, and it may be stored yet.
+fn unconfirmed(shared: &Shared) -> Status {
+    shared.disk.borrow().as_deref().map_or_else(status::unconfirmed, status::disk)
 }
 
 /// Why nothing came of it, as far as this manager can tell.

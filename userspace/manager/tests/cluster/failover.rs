@@ -165,6 +165,10 @@ async fn without_a_majority_every_call_says_so_and_it_passes_when_there_is_one_a
         let (read, write) = (read.unwrap_err(), write.unwrap_err());
         assert_eq!((read.code(), read.message()), (Code::Unavailable, NO_LEADER));
         assert_eq!(write.code(), Code::Unavailable);
+        if left == leader {
+            // It had taken the write.
+            assert!(write.message().contains("look whether it took effect"), "{write}");
+        }
         assert!(took < Duration::from_secs(10), "{took:?}");
         for host in killed {
             cluster.hosts[host].restart().await;
