@@ -164,8 +164,13 @@ impl Clock {
 
 /// When the store's newest object was written.
 fn newest(store: &Store) -> u64 {
-    let objects = store.snapshot().objects;
-    objects.iter().filter_map(|object| Some(object.meta()?.updated_at_ns)).max().unwrap_or(0)
+    let nodes = store.nodes().filter_map(|node| node.meta.as_ref());
+    let services = store.services().filter_map(|service| service.meta.as_ref());
+    let tasks = store.tasks().filter_map(|task| task.meta.as_ref());
+    let networks = store.networks().filter_map(|network| network.meta.as_ref());
+    let cluster = store.cluster().and_then(|cluster| cluster.meta.as_ref());
+    let all = nodes.chain(services).chain(tasks).chain(networks).chain(cluster);
+    all.map(|meta| meta.updated_at_ns).max().unwrap_or(0)
 }
 
 struct Leader {
