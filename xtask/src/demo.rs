@@ -18,7 +18,7 @@ use shoal_tests::lab::asker::{Ask, Asker, TIMEOUT, last_failure};
 use shoal_tests::lab::tasks::Task;
 use shoal_tests::lab::{CLIENT, CLIENT_ADDR, Lab, http, wait_for};
 
-use crate::shell::root;
+use crate::shell::{need_root, root};
 use crate::table::Table;
 use crate::{build, guard, setup};
 
@@ -66,6 +66,7 @@ struct Demo {
 
 /// Runs the demo and cleans up.
 pub fn run(args: Args) -> Result<ExitCode> {
+    need_root("the demo")?;
     setup::for_lab()?;
     let shoal = build::shoal(false)?;
     guard::guarded(&args.prefix, || {

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 use shoal_tests::lab::{DEFAULT_PREFIX, Lab, registry};
 
-use crate::shell::root;
+use crate::shell::{need_root, root};
 use crate::table::Table;
 use crate::{build, setup};
 
@@ -108,6 +108,7 @@ fn binary() -> std::path::PathBuf {
 }
 
 fn up(prefix: &str, nodes: usize, bare: bool) -> Result<()> {
+    need_root("a lab")?;
     setup::for_lab()?;
     let mut lab = Lab::new(&root(), prefix, nodes)?;
     if !bare {

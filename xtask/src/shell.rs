@@ -61,6 +61,12 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
+/// Refuses a chore that makes things in the kernel, before it builds anything.
+pub fn need_root(chore: &str) -> Result<()> {
+    ensure!(is_root(), "{chore} needs root: it makes network namespaces and loads programs");
+    Ok(())
+}
+
 fn shown(command: &Command) -> String {
     let mut line = command.get_program().to_string_lossy().into_owned();
     for arg in command.get_args() {

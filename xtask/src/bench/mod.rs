@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use shoal_tests::lab::Lab;
 
-use crate::shell::{cargo, root, run as run_command};
+use crate::shell::{cargo, need_root, root, run as run_command};
 use crate::{build, guard, setup};
 
 use report::Report;
@@ -84,6 +84,7 @@ pub enum Offload {
 
 /// Runs one benchmark.
 pub fn run(args: Args) -> Result<ExitCode> {
+    need_root("a benchmark")?;
     setup::for_bench()?;
     match args.what {
         What::Programs { format } => programs(format)?,
