@@ -72,16 +72,19 @@ impl Dataplane {
         let net = Net::open().map_err(Error::io("open a netlink socket"))?;
         let uplink = find_uplink(&net, &options).await?;
         let pins = Pins::open(&options.pin_dir)?;
-        let forwards = !pins.link_names()?.is_empty();
+        let before = Before::find(&pins)?;
         let interfaces = (net, uplink);
-        match Self::load_into(&pins, options.clone(), interfaces).await {
-            Err(error) if !forwards => {
-                // Nothing half-made stays of a first start. What forwarded before stays.
-                undo(&pins, &options).await;
-                Err(error)
+        let result = Self::load_into(&pins, options.clone(), interfaces).await;
+        if result.is_err() {
+            // Nothing half-made stays of a first start. What forwarded before forwards on.
+            match before {
+                Before::Nothing => undo(&pins, &options).await,
+                Before::Forwarding(config) => config.iter().for_each(|config| {
+                    put_back(&pins, *config);
+                }),
             }
-            result => result,
         }
+        result
     }
 
     async fn load_into(
@@ -187,6 +190,35 @@ impl Dataplane {
     }
 }
 
+/// What a start finds.
+enum Before {
+    /// No packet is forwarded.
+    Nothing,
+    /// Packets may be forwarded, with this configuration if it is of this release.
+    Forwarding(Option<Config>),
+}
+
+impl Before {
+    /// A clsact filter has no pin that would tell, so maps that were given a plan count as well.
+    fn find(pins: &Pins) -> Result<Self, Error> {
+        let path = pins.maps().join(maps::CONFIG);
+        let config = pinned_config(&path);
+        let planned = path.exists() && config.is_none_or(|config| config.node != 0);
+        if planned || pins.has_old() || !pins.link_names()?.is_empty() {
+            return Ok(Self::Forwarding(config.filter(|config| config.abi == ABI_VERSION)));
+        }
+        Ok(Self::Nothing)
+    }
+}
+
+/// Gives the programs that stay their own configuration again.
+fn put_back(pins: &Pins, config: Config) {
+    let map = open_config(&pins.maps().join(maps::CONFIG));
+    if let Some(Err(error)) = map.map(|mut map| map.set(0, config, 0)) {
+        warn!(%error, "a failed start left its configuration to what forwards");
+    }
+}
+
 /// Removes what a failed first start made. Tasks' interfaces are none of it: they may be those of a
 /// daemon whose pins were lost.
 async fn undo(pins: &Pins, options: &Options) {
@@ -238,9 +270,13 @@ fn config(options: &Options, uplink: &Interface, vxlan: &Interface, node: u16) -
 fn make_room(pins: &Pins) -> Result<bool, LoadError> {
     let pinned = pins.maps().join(maps::CONFIG);
     if !pinned.exists() {
+        if pins.link_names()?.is_empty() {
+            // A start that was killed among the first maps left them: they may be of any release.
+            pins.remove_maps()?;
+        }
         return Ok(pins.has_old());
     }
-    match pinned_abi(&pinned) {
+    match pinned_config(&pinned).map(|config| config.abi) {
         Some(ABI_VERSION) => Ok(pins.has_old()),
         // Made and never filled in: nothing was attached to them.
         Some(0) => {
@@ -255,12 +291,14 @@ fn make_room(pins: &Pins) -> Result<bool, LoadError> {
     }
 }
 
-/// Version of pinned maps; `None` if even the configuration has another form.
-fn pinned_abi(config: &Path) -> Option<u32> {
-    let data = MapData::from_pin(config).ok()?;
-    let map = aya::maps::Map::from_map_data(data).ok()?;
-    let config = Array::<MapData, Config>::try_from(map).ok()?.get(&0, 0).ok()?;
-    Some(config.abi)
+/// Configuration in pinned maps; `None` if there is none or it has another form.
+fn pinned_config(path: &Path) -> Option<Config> {
+    open_config(path)?.get(&0, 0).ok()
+}
+
+fn open_config(path: &Path) -> Option<Array<MapData, Config>> {
+    let data = MapData::from_pin(path).ok()?;
+    aya::maps::Map::from_map_data(data).ok()?.try_into().ok()
 }
 
 fn load_object(pins: &Pins, options: &Options) -> Result<Ebpf, LoadError> {
