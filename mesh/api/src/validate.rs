@@ -3,6 +3,8 @@
 //! Texts and limits: swarm.md S12, §1.0 "Names", §1.13. What depends on other objects (a name or
 //! a port that is taken) is `control`'s to say.
 
+use prost::Message;
+
 use crate::{ContainerSpec, EndpointSpec, PortConfig, Protocol, ServiceSpec};
 
 /// Why a spec is refused.
@@ -43,6 +45,14 @@ pub enum Invalid {
     /// Two frontends of one service would be the same.
     #[error("EndpointSpec: duplicate published ports provided")]
     DuplicatePort,
+    /// Every task carries the spec, and all of it is replicated.
+    #[error("service spec is {bytes} bytes long, the most is {most}")]
+    TooLarge {
+        /// As encoded.
+        bytes: usize,
+        /// The most that is allowed.
+        most: usize,
+    },
     /// More replicas than a backend number can tell apart.
     #[error("Number of replicas must be at most {max}, not {replicas}")]
     TooManyReplicas {
@@ -57,12 +67,19 @@ pub enum Invalid {
 /// larger wish is a typing error that would only fill the store.
 pub const MAX_REPLICAS: u64 = 65_535;
 
+/// Bytes of a spec. A node may report some hundred tasks at once, and all must fit in one batch.
+pub const MAX_SPEC_BYTES: usize = 64 << 10;
+
 /// Checks all of a service spec that needs no other object.
 ///
 /// # Errors
 /// The first rule that the spec breaks.
 pub fn service_spec(spec: &ServiceSpec) -> Result<(), Invalid> {
     name(&spec.name)?;
+    let bytes = spec.encoded_len();
+    if bytes > MAX_SPEC_BYTES {
+        return Err(Invalid::TooLarge { bytes, most: MAX_SPEC_BYTES });
+    }
     let container = spec.task.as_ref().and_then(|task| task.container.as_ref());
     container_spec(container.ok_or(Invalid::NoContainer)?)?;
     if spec.replicas > MAX_REPLICAS {
@@ -181,6 +198,17 @@ mod tests {
                 "ContainerSpec: \"nginx\" is not an image that this release can run: use rootfs:/DIR",
             ),
         );
+    }
+
+    #[test]
+    fn a_spec_is_not_larger_than_a_batch_can_bear() {
+        let mut large = spec("web", "rootfs:/", &[]);
+        large.labels.insert("note".into(), "x".repeat(MAX_SPEC_BYTES - 100));
+        check(&large, Ok(()));
+        large.labels.insert("note".into(), "x".repeat(MAX_SPEC_BYTES));
+        let bytes = large.encoded_len();
+        let text = format!("service spec is {bytes} bytes long, the most is 65536");
+        check(&large, Err(&text));
     }
 
     #[test]

@@ -83,6 +83,11 @@ impl Allocator {
         let mut released = false;
         let mut full: Option<String> = None;
         for task in tasks {
+            // A batch that is full is followed by a full pass, which finds it again.
+            if !draft.has_room_for(&task.id) {
+                self.waiting.insert(task.id.clone());
+                continue;
+            }
             let mut given = if full.is_some() { None } else { pool.attachment(draft) };
             if given.is_none() && !released {
                 released = true;
@@ -186,6 +191,9 @@ fn release_ended(draft: &mut Draft<'_>, settled: u64) {
     });
     let ended: Vec<_> = ended.map(|task| task.id.clone()).collect();
     for id in ended {
+        if !draft.has_room() {
+            return;
+        }
         draft.edit_task(&id, |task| task.attachments.clear());
     }
 }

@@ -273,11 +273,11 @@ impl Control {
             self.allocator.step(draft, &news(draft, &mut seen[2]), settled);
             self.scheduler.step(draft, &news(draft, &mut seen[3]));
             self.reaper.step(draft, &news(draft, &mut seen[4]));
-            if draft.touches() == before {
-                return;
-            }
             if !draft.has_room() {
                 break;
+            }
+            if draft.touches() == before {
+                return;
             }
         }
         self.full_pass = true;

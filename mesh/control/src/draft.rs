@@ -4,18 +4,22 @@
 //! and the batch is the net difference to what is committed: a task that was made, addressed and
 //! placed in one step is one change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
 
+use prost::Message;
 use shoal_api::id::IdSource;
 use shoal_api::time::Timestamp;
 use shoal_api::{Batch, Change, Kind, Object, Removal, Task, change};
 
 use crate::store::Store;
 
-/// The most objects that one batch should change: about half a megabyte, well under what one
-/// message between managers may carry. Roles that would go on do so in the next step.
+/// The most objects that one batch should change. Roles that would go on do so in the next step.
 pub(crate) const ROOM: usize = 1_000;
+/// The most bytes that one batch should hold, far under what one message between managers may
+/// carry: a batch that did not fit would never be committed, nor anything after it. A task carries
+/// its whole spec, so a few objects may fill it. `SwarmKit`'s limit is alike (swarm.md §1.0).
+pub(crate) const ROOM_BYTES: usize = 1 << 20;
 
 /// An object that a role wrote or took away, as the roles after it see it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +43,9 @@ pub(crate) enum Touched {
 pub(crate) struct Draft<'a> {
     base: &'a Store,
     store: Store,
-    touched: BTreeSet<(Kind, String)>,
+    /// With each object's bytes as it was put last.
+    touched: BTreeMap<(Kind, String), usize>,
+    bytes: usize,
     journal: Vec<Touched>,
     now: Timestamp,
 }
@@ -55,7 +61,7 @@ impl Deref for Draft<'_> {
 impl<'a> Draft<'a> {
     pub(crate) fn new(base: &'a Store, now: Timestamp) -> Self {
         let store = base.clone();
-        Self { base, store, touched: BTreeSet::new(), journal: Vec::new(), now }
+        Self { base, store, touched: BTreeMap::new(), bytes: 0, journal: Vec::new(), now }
     }
 
     /// The instant of this step.
@@ -85,7 +91,7 @@ impl<'a> Draft<'a> {
         if self.store.object(kind, object.id()).is_some_and(|old| old == object) {
             return;
         }
-        self.touch(kind, &object);
+        self.touch(kind, &object, object.encoded_len());
         let shared = self.store.insert(object);
         debug_assert_eq!(shared, None, "a role takes free numbers only");
     }
@@ -102,13 +108,18 @@ impl<'a> Draft<'a> {
     /// Takes an object away.
     pub(crate) fn remove(&mut self, kind: Kind, id: &str) {
         if let Some(object) = self.store.take(kind, id) {
-            self.touch(kind, &object);
+            self.touch(kind, &object, 0);
         }
     }
 
     /// Whether the batch may still grow.
     pub(crate) fn has_room(&self) -> bool {
-        self.touched.len() < ROOM
+        self.touched.len() < ROOM && self.bytes < ROOM_BYTES
+    }
+
+    /// Whether a task may be changed: there is room, or it is in the batch already.
+    pub(crate) fn has_room_for(&self, task_id: &str) -> bool {
+        self.has_room() || self.touched.contains_key(&(Kind::Task, task_id.to_owned()))
     }
 
     /// How many touches there were: a position for [`touched_since`](Self::touched_since).
@@ -123,7 +134,7 @@ impl<'a> Draft<'a> {
 
     /// The net difference to what is committed; `None` when there is none.
     pub(crate) fn batch(&self) -> Option<Batch> {
-        let changes = self.touched.iter().filter_map(|(kind, id)| self.change(*kind, id));
+        let changes = self.touched.keys().filter_map(|(kind, id)| self.change(*kind, id));
         let changes: Vec<_> = changes.collect();
         (!changes.is_empty()).then(|| Batch { changes, now_ns: self.now.nanos() })
     }
@@ -143,9 +154,10 @@ impl<'a> Draft<'a> {
         Some(Change { change: Some(change) })
     }
 
-    fn touch(&mut self, kind: Kind, object: &Object) {
+    fn touch(&mut self, kind: Kind, object: &Object, bytes: usize) {
         use shoal_api::object::Object as Of;
-        self.touched.insert((kind, object.id().to_owned()));
+        let before = self.touched.insert((kind, object.id().to_owned()), bytes);
+        self.bytes = self.bytes - before.unwrap_or(0) + bytes;
         self.journal.push(match &object.object {
             Some(Of::Node(node)) => Touched::Node(node.id.clone()),
             Some(Of::Service(service)) => Touched::Service(service.id.clone()),

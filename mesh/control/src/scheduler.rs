@@ -56,6 +56,11 @@ impl Scheduler {
         self.pending.clear();
         let mut nodes = Nodes::of(draft);
         for task in pending {
+            // A batch that is full is followed by a full pass, which finds it again.
+            if !draft.has_room_for(&task.id) {
+                self.pending.insert(task.id.clone());
+                continue;
+            }
             let status = |state: TaskState, message: &str, err: String| TaskStatus {
                 state: state.into(),
                 timestamp_ns: draft.now().nanos(),

@@ -42,6 +42,20 @@ fn an_address_is_not_given_again_at_once_also_by_a_new_leader() {
 }
 
 #[test]
+fn large_specs_come_in_batches_that_fit_in_a_message() {
+    let mut bed = Bed::with_subnet(2, "10.4.0.0/16");
+    let mut web = spec("web", 100, &[]);
+    let task = web.task.as_mut().unwrap();
+    task.container.as_mut().unwrap().env = vec![format!("NOTE={}", "x".repeat(60_000))];
+    bed.create(web).unwrap();
+    assert_eq!(bed.live("web").iter().filter(|task| !task.node_id.is_empty()).count(), 100);
+    bed.update("web", |spec| spec.replicas = 0).unwrap();
+    assert!(bed.live("web").is_empty());
+    let (_, bytes) = bed.largest;
+    assert!(bytes < 2 * crate::draft::ROOM_BYTES, "{bytes}");
+}
+
+#[test]
 fn a_full_subnet_keeps_a_task_new_and_says_so_until_one_is_freed() {
     // A /29 has 8 addresses: without its own, the broadcast and the gateway, 5.
     let mut bed = Bed::with_subnet(1, "10.5.0.0/29");

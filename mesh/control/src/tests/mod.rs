@@ -12,6 +12,7 @@ mod store;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use prost::Message;
 use shoal_api::time::Timestamp;
 use shoal_api::{
     Assignments, Caller, ContainerSpec, CreateServiceRequest, EndpointSpec, JoinRequest, NodeRole,
@@ -29,6 +30,8 @@ pub(crate) struct Bed {
     pub(crate) now: Timestamp,
     /// Everything that was sent, by session, oldest first.
     pub(crate) sent: Vec<(String, Assignments)>,
+    /// Changes and bytes of the largest batches yet.
+    pub(crate) largest: (usize, usize),
     ticket: u64,
 }
 
@@ -77,7 +80,7 @@ impl Bed {
         let now = Timestamp(1_000_000_000_000);
         let store = Store::default();
         let control = Control::new(&store, 7, now, &BTreeMap::new());
-        let mut bed = Self { store, control, now, sent: Vec::new(), ticket: 0 };
+        let mut bed = Self { store, control, now, sent: Vec::new(), largest: (0, 0), ticket: 0 };
         bed.step(vec![Input::Bootstrap {
             id: 0,
             node: node_request("n1", NodeRole::Manager),
@@ -106,6 +109,8 @@ impl Bed {
     fn step_once(&mut self, inputs: Vec<Input>) -> Step {
         let step = self.control.step(&self.store, inputs, self.now);
         if let Some(batch) = &step.batch {
+            let (changes, bytes) = self.largest;
+            self.largest = (changes.max(batch.changes.len()), bytes.max(batch.encoded_len()));
             let index = self.store.index() + 1;
             self.store.apply(index, batch).expect("a leader's own batch holds");
             self.control.committed(index);

@@ -46,3 +46,17 @@ fn a_task_without_a_node_waits_and_says_why() {
     assert_eq!((task.state(), task.node_id.as_str()), (TaskState::Assigned, "n1"));
     assert_eq!(task.status.unwrap().err, "");
 }
+
+#[test]
+fn many_waiting_tasks_are_placed_in_batches_of_a_size_when_a_node_comes() {
+    let mut bed = Bed::with_subnet(1, "10.4.0.0/16");
+    bed.update_node("n1", |spec| spec.set_availability(NodeAvailability::Pause));
+    bed.create(spec("web", 2_500, &[])).unwrap();
+    assert!(bed.live("web").iter().all(|task| task.state() == TaskState::Pending));
+    bed.update_node("n1", |spec| spec.set_availability(NodeAvailability::Active));
+    let placed = bed.live("web").iter().filter(|task| task.node_id == "n1").count();
+    assert_eq!(placed, 2_500);
+    // The objects that go with the tasks: service, network, cluster, node.
+    let (changes, _) = bed.largest;
+    assert!(changes <= crate::draft::ROOM + 4, "{changes}");
+}
