@@ -200,7 +200,7 @@ fn release_ended(draft: &mut Draft<'_>, settled: u64) {
 
 /// The first free number after `last`, around from `most` to `least`.
 fn next_free(last: u32, least: u32, most: u32, free: impl Fn(u32) -> bool) -> Option<u32> {
-    let after = (last + 1).clamp(least, most.max(least));
+    let after = if last < most { (last + 1).max(least) } else { least };
     (after..=most).chain(least..after).find(|number| free(*number))
 }
 
@@ -372,8 +372,9 @@ mod tests {
         check(0, &[], Some(1));
         check(2, &[], Some(3));
         check(2, &[3, 4], Some(5));
-        check(5, &[], Some(5));
-        check(5, &[5], Some(1));
+        check(5, &[], Some(1));
+        check(5, &[1, 2, 3, 4], Some(5));
+        check(7, &[], Some(1));
         check(4, &[5, 1, 2], Some(3));
         check(3, &[1, 2, 3, 4, 5], None);
     }
