@@ -93,7 +93,10 @@ impl Dispatcher {
                 Some(Pulse::Down(_)) => Timestamp(0),
                 None => now,
             };
-            self.pulses.insert(node.id.clone(), pulse(node, seen, now));
+            // The store does not know of a session that was opened in what was lost.
+            let open = self.by_node.contains_key(&node.id);
+            let pulse = if open { Pulse::Alive(seen) } else { pulse(node, seen, now) };
+            self.pulses.insert(node.id.clone(), pulse);
         }
     }
 

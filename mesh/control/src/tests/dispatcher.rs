@@ -101,6 +101,28 @@ fn a_newer_session_of_a_node_ends_the_older() {
 }
 
 #[test]
+fn a_node_whose_arrival_was_lost_with_a_batch_is_still_watched() {
+    let mut bed = Bed::new(2);
+    let n1 = ["n1".to_owned()];
+    let three_seconds = |bed: &mut Bed| {
+        for _ in 0..30 {
+            bed.now = bed.now + Duration::from_millis(100);
+            bed.acknowledge(&n1);
+        }
+    };
+    three_seconds(&mut bed);
+    assert_eq!(state(&bed, "n2"), NodeState::Down);
+    let request = shoal_api::SessionRequest { node_id: "n2".into(), ..Default::default() };
+    let opened = Input::SessionOpened { session_id: session("n2"), request };
+    assert!(bed.control.step(&bed.store, vec![opened], bed.now).batch.is_some());
+    bed.control.lost();
+    bed.step(Vec::new());
+    assert_eq!(state(&bed, "n2"), NodeState::Ready);
+    three_seconds(&mut bed);
+    assert_eq!(state(&bed, "n2"), NodeState::Down);
+}
+
+#[test]
 fn an_unknown_node_gets_no_session() {
     let mut bed = Bed::new(1);
     let step = bed.open("n7");
