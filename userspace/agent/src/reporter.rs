@@ -11,8 +11,9 @@ use parking_lot::Mutex;
 use shoal_api::{TaskStatus, TaskStatusUpdate};
 use tokio::sync::Notify;
 
-/// Statuses in one message; with [`ERR_BYTES`] of words each, under the 4 MiB that gRPC takes.
-const BATCH: usize = 1_000;
+/// Statuses in one message: the managers store one message's in one batch, each with its task's
+/// spec, and a batch must fit in a message of theirs.
+const BATCH: usize = 200;
 /// Longest error and message that go up: the managers keep and replicate them.
 const ERR_BYTES: usize = 1_024;
 

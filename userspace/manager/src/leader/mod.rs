@@ -14,6 +14,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftMetrics;
 use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
+use prost::Message;
 use shoal_api::time::Timestamp;
 use shoal_api::{Batch, JoinRequest, Managers, SessionMessage, SessionStart, session_message};
 use shoal_control::{Control, Input, Store};
@@ -29,8 +30,9 @@ use crate::types::{Outcome, Proposal, Raft, TypeConfig};
 
 mod desk;
 
-/// Commands that one step takes in, so that their changes share a batch.
-const TAKEN: usize = 512;
+/// Commands that one step takes in, so that their changes share a batch. A report counts as many
+/// as it has tasks, a write as one for every KiB: the batch must fit in a message.
+const TAKEN: usize = 400;
 /// Messages that may wait for one agent. One that is further behind gets a full set anew.
 pub const SESSION_QUEUE: usize = 1024;
 /// Between two tries to propose while the leader's lease is in doubt.
@@ -234,9 +236,12 @@ impl Leader {
                 }
             };
             let Some(first) = first else { return };
+            let mut taken = weight(&first);
             self.take(first);
-            for _ in 1..TAKEN {
-                let Ok(next) = commands.try_recv() else { break };
+            while taken < TAKEN
+                && let Ok(next) = commands.try_recv()
+            {
+                taken += weight(&next);
                 self.take(next);
             }
         }
@@ -375,6 +380,15 @@ impl Leader {
     }
 }
 
+/// How much a command adds to a batch at most, as [`TAKEN`] counts it.
+fn weight(command: &Command) -> usize {
+    match command {
+        Command::Write { write, .. } => 1 + (write.encoded_len() >> 10),
+        Command::Statuses { updates, .. } => 1 + updates.len(),
+        _ => 1,
+    }
+}
+
 fn message(message: session_message::Message) -> Result<SessionMessage, Status> {
     Ok(SessionMessage { message: Some(message) })
 }
@@ -396,5 +410,14 @@ mod tests {
         let network = Network { id: "n".into(), ..Network::default() };
         store.apply(1, &Batch { changes: vec![network.put()], now_ns: ahead.nanos() }).unwrap();
         assert!(Clock::start(&store).now() >= ahead);
+    }
+
+    #[test]
+    fn a_step_takes_in_fewer_commands_when_they_are_large() {
+        let (reply, _) = tokio::sync::oneshot::channel();
+        let updates = vec![shoal_api::TaskStatusUpdate::default(); 200];
+        let report = Command::Statuses { session_id: "s".into(), updates, reply };
+        assert_eq!(weight(&report), 201);
+        assert_eq!(weight(&Command::Close { session_id: "s".into() }), 1);
     }
 }
