@@ -2,7 +2,8 @@
 //!
 //! The image is `rootfs:/DIR`, a folder of this host that becomes the task's root, read-only;
 //! `rootfs:/` is the host's own root. A task of `rootfs:/` can read what root on the host can read,
-//! except the daemon's own folder. Limits on CPU and memory, users other than root, volumes,
+//! except the daemon's own folder, and connect to Unix sockets outside `/run`, `/tmp` and `/dev`. It
+//! shares the daemon's session keyring. Limits on CPU and memory, users other than root, volumes,
 //! seccomp and images from registries are not there yet.
 
 mod cgroup;
