@@ -23,6 +23,10 @@ use crate::sys;
 const PRIORITY: u16 = 0x5348;
 const HANDLE: TcHandle = TcHandle::new(0, 1);
 
+/// Names of the uplink's pinned XDP link.
+const XDP_NATIVE: &str = "xdp-native";
+const XDP_GENERIC: &str = "xdp-generic";
+
 type Cause = Box<dyn StdError + Send + Sync>;
 
 /// How TC programs are attached, once that is known.
@@ -48,11 +52,13 @@ pub(crate) struct Links {
     mode: TcMode,
     /// What the first attachment found out.
     tc: Option<Tc>,
+    /// What was said last about it.
+    why_no_xdp: Option<String>,
 }
 
 impl Links {
     pub(crate) fn new(pins: Pins, mode: TcMode) -> Self {
-        Self { pins, mode, tc: None }
+        Self { pins, mode, tc: None, why_no_xdp: None }
     }
 
     pub(crate) fn tc(&self) -> Option<Tc> {
@@ -60,41 +66,42 @@ impl Links {
     }
 
     /// Puts a TC program on an interface's ingress, instead of the one that the last process put
-    /// there as `name`.
+    /// there as `name`. True if there was none.
     pub(crate) fn attach_tc(
         &mut self,
         ebpf: &mut Ebpf,
         program: &'static str,
         name: &str,
         interface: &Interface,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let attach_failed =
             |cause: Cause| Error::Attach { program, interface: interface.name.clone(), cause };
         let classifier = classifier(ebpf, program)?;
-        let tc = match (self.tc, self.mode) {
-            (Some(Tc::Clsact), _) | (None, TcMode::Clsact) => Tc::Clsact,
+        let by_tcx = match (self.tc, self.mode) {
+            (Some(Tc::Clsact), _) | (None, TcMode::Clsact) => None,
             (Some(Tc::Tcx), _) | (None, TcMode::Tcx) => {
-                self.attach_tcx(classifier, name, interface).map_err(attach_failed)?;
-                Tc::Tcx
+                Some(self.attach_tcx(classifier, name, interface).map_err(attach_failed)?)
             }
             (None, TcMode::Auto) => match self.attach_tcx(classifier, name, interface) {
-                Ok(()) => Tc::Tcx,
+                Ok(new) => Some(new),
                 Err(error) => {
                     info!(%error, "no tcx links here: using clsact filters");
-                    Tc::Clsact
+                    None
                 }
             },
         };
-        if tc == Tc::Clsact {
-            attach_clsact(classifier, &interface.name).map_err(attach_failed)?;
-            self.remove_pins(name, None)?;
-        } else {
+        if let Some(new) = by_tcx {
             self.remove_pins(name, Some(interface.index))?;
             // A filter of an earlier start in the other mode would see each packet again.
             detach_clsact(&interface.name);
+            self.tc = Some(Tc::Tcx);
+            Ok(new)
+        } else {
+            let new = attach_clsact(classifier, &interface.name).map_err(attach_failed)?;
+            self.remove_pins(name, None)?;
+            self.tc = Some(Tc::Clsact);
+            Ok(new)
         }
-        self.tc = Some(tc);
-        Ok(())
     }
 
     fn attach_tcx(
@@ -102,7 +109,7 @@ impl Links {
         program: &mut SchedClassifier,
         name: &str,
         interface: &Interface,
-    ) -> Result<(), Cause> {
+    ) -> Result<bool, Cause> {
         let pin = self.pins.links().join(pin_name(name, interface.index));
         if pin.exists() {
             let mut swapped = || -> Result<(), Cause> {
@@ -114,8 +121,8 @@ impl Links {
                 Ok(())
             };
             match swapped() {
-                Ok(()) => return Ok(()),
-                // Its interface is gone, and the index is used again.
+                Ok(()) => return Ok(false),
+                // It was detached, or its interface is gone and the index is used again.
                 Err(error) => debug!(%error, pin = %pin.display(), "pinned link is of no use"),
             }
             self.pins.remove_link(&pin_name(name, interface.index))?;
@@ -127,50 +134,57 @@ impl Links {
         )?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(&pin)?;
-        Ok(())
+        Ok(true)
     }
 
-    /// Puts the XDP program on the uplink as `mode` says, and says how it got there.
+    /// Puts the XDP program on the uplink as `mode` says. Says how it got there, and whether it was
+    /// not there yet.
     pub(crate) fn attach_xdp(
-        &self,
+        &mut self,
         ebpf: &mut Ebpf,
         mode: XdpMode,
         uplink: &Interface,
-    ) -> Result<&'static str, LoadError> {
-        let off = |why: &str| {
-            info!(interface = %uplink.name, why, "no XDP: TC does its work");
-            self.remove_pins("xdp-native", None)?;
-            self.remove_pins("xdp-generic", None)?;
-            Ok("off")
-        };
+    ) -> Result<(&'static str, bool), LoadError> {
         match mode {
-            XdpMode::Off => off("not wanted"),
+            XdpMode::Off => self.no_xdp(uplink, "not wanted".into()),
             XdpMode::Native => {
-                self.xdp(ebpf, "xdp-native", AyaXdpMode::Driver, uplink)
+                let new = self
+                    .xdp(ebpf, XDP_NATIVE, AyaXdpMode::Driver, uplink)
                     .map_err(|cause| feature("run XDP in this driver", cause))?;
-                self.remove_pins("xdp-generic", None)?;
-                Ok("native")
+                Ok(("native", new))
             }
             XdpMode::Generic => {
-                self.xdp(ebpf, "xdp-generic", AyaXdpMode::Skb, uplink)
+                let new = self
+                    .xdp(ebpf, XDP_GENERIC, AyaXdpMode::Skb, uplink)
                     .map_err(|cause| feature("run XDP on this interface", cause))?;
-                self.remove_pins("xdp-native", None)?;
-                Ok("generic")
+                Ok(("generic", new))
             }
             XdpMode::Auto => {
                 let driver = sys::driver(&uplink.name).unwrap_or_default();
                 if let Some(why) = worse_than_tc(&driver) {
-                    return off(why);
+                    return self.no_xdp(uplink, why.into());
                 }
-                match self.xdp(ebpf, "xdp-native", AyaXdpMode::Driver, uplink) {
-                    Ok(()) => {
-                        self.remove_pins("xdp-generic", None)?;
-                        Ok("native")
-                    }
-                    Err(error) => off(&error.to_string()),
+                match self.xdp(ebpf, XDP_NATIVE, AyaXdpMode::Driver, uplink) {
+                    Ok(new) => Ok(("native", new)),
+                    Err(error) => self.no_xdp(uplink, error.to_string()),
                 }
             }
         }
+    }
+
+    fn no_xdp(
+        &mut self,
+        uplink: &Interface,
+        why: String,
+    ) -> Result<(&'static str, bool), LoadError> {
+        // Once, not at every repair.
+        if self.why_no_xdp.as_ref() != Some(&why) {
+            info!(interface = %uplink.name, why, "no XDP: TC does its work");
+            self.why_no_xdp = Some(why);
+        }
+        self.remove_pins(XDP_NATIVE, None)?;
+        self.remove_pins(XDP_GENERIC, None)?;
+        Ok(("off", false))
     }
 
     fn xdp(
@@ -179,10 +193,10 @@ impl Links {
         name: &'static str,
         mode: AyaXdpMode,
         uplink: &Interface,
-    ) -> Result<(), Cause> {
+    ) -> Result<bool, Cause> {
         // An interface has one XDP program; the other mode's link must go first. TC sees the
         // packets of that moment.
-        let other = if name == "xdp-native" { "xdp-generic" } else { "xdp-native" };
+        let other = if name == XDP_NATIVE { XDP_GENERIC } else { XDP_NATIVE };
         self.remove_pins(other, None)?;
         let program: &mut Xdp = ebpf
             .program_mut(programs::INGRESS_XDP)
@@ -198,7 +212,7 @@ impl Links {
                 Ok(())
             };
             match swapped() {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(false),
                 Err(error) => debug!(%error, pin = %pin.display(), "pinned link is of no use"),
             }
             self.pins.remove_link(&pin_name(name, uplink.index))?;
@@ -206,7 +220,7 @@ impl Links {
         let id = program.attach_to_if_index(uplink.index, mode)?;
         let link: FdLink = program.take_link(id)?.try_into()?;
         link.pin(&pin)?;
-        Ok(())
+        Ok(true)
     }
 
     /// Removes the pinned links called `name` on any interface but one.
@@ -278,28 +292,25 @@ fn feature(feature: &'static str, cause: Cause) -> LoadError {
     LoadError::Feature { feature, cause }
 }
 
-fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<(), Cause> {
+/// True if there was no filter of ours.
+fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<bool, Cause> {
     // There may be one already, ours or another's; both are right.
     if let Err(error) = tc::qdisc_add_clsact(interface) {
         debug!(%error, interface, "clsact");
     }
     let held =
         SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)?;
-    let id = match program.attach_to_link(held) {
-        Ok(id) => id,
-        Err(_) => program.attach_with_options(
-            interface,
-            TcAttachType::Ingress,
-            TcAttachOptions::Netlink(NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                classid: None,
-            }),
-        )?,
+    let (id, new) = match program.attach_to_link(held) {
+        Ok(id) => (id, false),
+        Err(_) => {
+            let place = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let options = TcAttachOptions::Netlink(place);
+            (program.attach_with_options(interface, TcAttachType::Ingress, options)?, true)
+        }
     };
     // Dropping it would detach the filter, which must outlive us.
     std::mem::forget(program.take_link(id)?);
-    Ok(())
+    Ok(new)
 }
 
 /// Removes our clsact filter, if there is one.

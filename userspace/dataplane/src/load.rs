@@ -143,38 +143,62 @@ impl Dataplane {
     }
 
     /// Attaches every program, swapping those that are attached: tasks and tunnel first, so that
-    /// no packet comes in before it could be delivered.
-    pub(crate) async fn attach_all(&mut self) -> Result<(), LoadError> {
+    /// no packet comes in before it could be delivered. Returns how many were not attached.
+    pub(crate) async fn attach_all(&mut self) -> Result<usize, LoadError> {
         self.sweep_endpoints().await?;
-        for interface in self.task_interfaces().await? {
+        let ebpf = &mut self.ebpf;
+        let mut anew = 0;
+        for interface in self.net.interfaces().await? {
+            if !self.options.is_alias(&interface.alias) {
+                continue;
+            }
             let link = task_link(&interface.name);
-            self.links.attach_tc(&mut self.ebpf, programs::TASK_TC, &link, &interface)?;
+            match self.links.attach_tc(ebpf, programs::TASK_TC, &link, &interface) {
+                Ok(new) => anew += usize::from(new),
+                Err(error) if self.net.by_index(interface.index).await?.is_some() => {
+                    return Err(error.into());
+                }
+                Err(error) => debug!(%error, "a task ended meanwhile"),
+            }
         }
-        self.links.attach_tc(&mut self.ebpf, programs::MESH_TC, VXLAN_LINK, &self.vxlan)?;
-        self.links.attach_tc(&mut self.ebpf, programs::INGRESS_TC, UPLINK_LINK, &self.uplink)?;
-        self.xdp = self.links.attach_xdp(&mut self.ebpf, self.options.xdp, &self.uplink)?;
+        anew +=
+            usize::from(self.links.attach_tc(ebpf, programs::MESH_TC, VXLAN_LINK, &self.vxlan)?);
+        // Not before: without the program, what anyone sends to the port would reach the stack as
+        // a neighbour's packet.
+        let up = self.net.set_up(self.vxlan.index).await;
+        up.map_err(|error| vxlan_failed(error, &self.options, "set it up"))?;
+        anew += usize::from(self.links.attach_tc(
+            ebpf,
+            programs::INGRESS_TC,
+            UPLINK_LINK,
+            &self.uplink,
+        )?);
+        let (xdp, new) = self.links.attach_xdp(ebpf, self.options.xdp, &self.uplink)?;
+        self.xdp = xdp;
+        anew += usize::from(new);
         if self.changing_over {
             self.pins.forget_old()?;
             self.changing_over = false;
         }
-        info!(choices = ?self.chosen(), "data plane attached");
-        Ok(())
+        if anew > 0 {
+            info!(anew, choices = ?self.chosen(), "data plane attached");
+        }
+        Ok(anew)
     }
 
-    /// Finds the uplink and the tunnel again. If one was made anew, under another index, the
-    /// programs follow it there.
-    pub(crate) async fn refresh_interfaces(&mut self) -> Result<(), LoadError> {
+    /// Finds the uplink and the tunnel again: one may have been made anew, under another index.
+    /// Then attaches what is not attached there.
+    pub(crate) async fn refresh_interfaces(&mut self) -> Result<usize, LoadError> {
         let before = (self.uplink.index, self.vxlan.index);
         self.uplink = find_uplink(&self.net, &self.options).await?;
         self.vxlan = vxlan_device(&self.net, &self.options).await?;
-        if before == (self.uplink.index, self.vxlan.index) {
-            return Ok(());
+        if before != (self.uplink.index, self.vxlan.index) {
+            warn!(uplink = %self.uplink.name, vxlan = %self.vxlan.name, "an interface is another");
+            self.neighbours.serve_addresses_of(self.uplink.index).await;
+            let node = self.tables.config()?.node;
+            self.tables.put_config(config(&self.options, &self.uplink, &self.vxlan, node))?;
         }
-        warn!(uplink = %self.uplink.name, vxlan = %self.vxlan.name, "an interface was replaced");
-        self.neighbours.serve_addresses_of(self.uplink.index).await;
-        let node = self.tables.config()?.node;
-        self.tables.put_config(config(&self.options, &self.uplink, &self.vxlan, node))?;
-        if self.changing_over { Ok(()) } else { self.attach_all().await }
+        if self.changing_over { Ok(0) } else { self.attach_all().await }
     }
 
     pub(crate) fn chosen(&self) -> Vec<(String, String)> {
@@ -351,14 +375,18 @@ async fn find_uplink(net: &Net, options: &Options) -> Result<Interface, LoadErro
     Ok(found)
 }
 
-/// The VXLAN device, made or found, and up.
+/// Why the VXLAN device could not be made or used.
+fn vxlan_failed(error: rtnetlink::Error, options: &Options, what: &'static str) -> LoadError {
+    match errno(&error) {
+        Some(libc::EEXIST | libc::EADDRINUSE) => LoadError::VxlanPort { port: options.vxlan_port },
+        _ => failed(&options.vxlan_name(), what)(error).into(),
+    }
+}
+
+/// The VXLAN device, found or made. It is up only where its program has been attached.
 async fn vxlan_device(net: &Net, options: &Options) -> Result<Interface, LoadError> {
     let name = options.vxlan_name();
     let port = options.vxlan_port;
-    let in_use = |error: rtnetlink::Error, what| match errno(&error) {
-        Some(libc::EEXIST | libc::EADDRINUSE) => LoadError::VxlanPort { port },
-        _ => failed(&name, what)(error).into(),
-    };
     let mut device = net.by_name(&name).await?;
     if let Some(found) = &device {
         match found.vxlan {
@@ -374,16 +402,13 @@ async fn vxlan_device(net: &Net, options: &Options) -> Result<Interface, LoadErr
         }
     }
     if device.is_none() {
-        net.add_vxlan(&name, port).await.map_err(|error| in_use(error, "make it"))?;
+        let made = net.add_vxlan(&name, port).await;
+        made.map_err(|error| vxlan_failed(error, options, "make it"))?;
         device = net.by_name(&name).await?;
     }
     let device = device.ok_or_else(|| Error::Missing { interface: name.clone() })?;
     if let Err(error) = net.no_own_address(device.index).await {
         debug!(%error, interface = %name, "the kernel gives it an IPv6 address of its own");
-    }
-    if let Err(error) = net.set_up(device.index).await {
-        net.remove(device.index).await?;
-        return Err(in_use(error, "set it up"));
     }
     Ok(device)
 }

@@ -33,17 +33,22 @@ impl Lower for Dataplane {
     }
 
     async fn resync(&mut self) -> Result<usize, Error> {
-        self.refresh_interfaces().await.map_err(plain)?;
+        let attached = self.refresh_interfaces().await.map_err(plain)?;
+        if attached > 0 {
+            warn!(attached, "programs were not attached any more: repaired");
+        }
         self.neighbours.refresh_addresses(&self.net).await?;
         self.sweep_endpoints().await?;
-        let Some(wanted) = self.wanted.clone() else { return Ok(0) };
-        self.held = None;
-        let steps = self.apply(&wanted).await?;
-        if steps > 0 {
-            warn!(steps, "the kernel held something else than the plan: repaired");
-            self.repaired += steps as u64;
+        let mut steps = 0;
+        if let Some(wanted) = self.wanted.clone() {
+            self.held = None;
+            steps = self.apply(&wanted).await?;
+            if steps > 0 {
+                warn!(steps, "the kernel held something else than the plan: repaired");
+            }
         }
-        Ok(steps)
+        self.repaired += (attached + steps) as u64;
+        Ok(attached + steps)
     }
 
     async fn attach(&mut self, link: &TaskLink, netns: BorrowedFd<'_>) -> Result<TaskPort, Error> {

@@ -4,8 +4,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use aya::maps::{Array, MapData};
-use common::{Host, array, held, load, names, needs_root, plan, task};
+use aya::programs::{SchedClassifier, TcAttachType};
+use common::{Host, Ns, array, held, load, names, needs_root, plan, programs_on, task};
+use nix::net::if_::InterfaceFlags;
 use shoal_datapath::abi::{Config, maps};
 use shoal_dataplane::{Dataplane, Options, TcMode, XdpMode};
 use shoal_routing::Lower;
@@ -78,5 +82,116 @@ fn maps_of_a_start_that_was_killed_among_them_are_not_taken_over() {
         let plan = plan(1, 2, &[task(8, 2)]);
         dataplane.apply(&plan).await.unwrap();
         assert_eq!(dataplane.read().unwrap(), held(&plan));
+    });
+}
+
+#[test]
+fn what_was_detached_is_attached_again() {
+    if !needs_root() {
+        return;
+    }
+    for tc in [TcMode::Auto, TcMode::Clsact] {
+        let mut host = Host::alone();
+        host.options.tc = tc;
+        host.options.xdp = XdpMode::Native;
+        let inside = Ns::new();
+        host.ns.block_on(|| async {
+            let mut dataplane = load(&host.options).await;
+            dataplane.attach(&task(7, 1).link(), inside.fd()).await.unwrap();
+            dataplane.apply(&plan(1, 2, &[task(7, 1), task(8, 2)])).await.unwrap();
+            assert_eq!(dataplane.resync().await.unwrap(), 0);
+            let attached = || {
+                ["eth0", "shoal-vx", "shvtask7"].map(|interface| {
+                    let filters = format!("tc filter show dev {interface} ingress 2>/dev/null");
+                    let filters = host.ns.sh(&format!("{filters} || true"));
+                    programs_on(interface).len() + filters.matches("direct-action").count()
+                })
+            };
+            assert_eq!(attached(), [1; 3]);
+
+            let links = host.pin_dir().join("links");
+            for link in names(&links) {
+                common::bpf::detach(&links.join(link)).unwrap();
+            }
+            host.ns.sh("for i in eth0 shoal-vx shvtask7; do \
+                        tc qdisc del dev $i clsact 2>/dev/null || true; done");
+            assert_eq!(attached(), [0; 3]);
+            assert!(!host.ns.sh("ip link show eth0").contains("prog/xdp"));
+
+            assert_eq!(dataplane.resync().await.unwrap(), 4);
+            assert_eq!(attached(), [1; 3]);
+            assert!(host.ns.sh("ip link show eth0").contains("prog/xdp"));
+            assert_eq!(dataplane.resync().await.unwrap(), 0);
+        });
+    }
+}
+
+#[test]
+fn tasks_that_end_during_a_start_do_not_end_it() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    host.ns.block_on(|| async { drop(load(&host.options).await) });
+    for _ in 0..3 {
+        // As tasks' interfaces look; the last are the last to be attached and the first to go.
+        let add = |last: u8| {
+            format!("link add shvx{last} type bridge\nlink set shvx{last} alias shoal:x{last}\n")
+        };
+        let del = |last: u8| format!("link del shvx{last}\n");
+        let batch = |lines: String| {
+            host.ns.sh(&format!("ip -batch - <<'END'\n{lines}END"));
+        };
+        batch((0..80).map(add).collect());
+        std::thread::scope(|scope| {
+            scope.spawn(|| batch((0..80).rev().map(del).collect()));
+            host.ns.block_on(|| async { drop(load(&host.options).await) });
+        });
+    }
+    host.ns.block_on(|| async { drop(load(&host.options).await) });
+    let left = names(&host.pin_dir().join("links"));
+    assert!(!left.iter().any(|link| link.starts_with("task-")), "{left:?}");
+}
+
+#[test]
+fn the_tunnel_is_never_up_without_its_program() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            host.ns.run(|| {
+                let (mut looks, mut bare) = (0, 0);
+                while !stop.load(Ordering::Relaxed) {
+                    let up = nix::ifaddrs::getifaddrs().unwrap().any(|interface| {
+                        interface.interface_name == "shoal-vx"
+                            && interface.flags.contains(InterfaceFlags::IFF_UP)
+                    });
+                    // Gone between the two looks: nothing was missing.
+                    if up
+                        && SchedClassifier::query_tcx("shoal-vx", TcAttachType::Ingress)
+                            .is_ok_and(|(_, programs)| programs.is_empty())
+                    {
+                        bare += 1;
+                    }
+                    looks += 1;
+                }
+                (looks, bare)
+            })
+        });
+        host.ns.block_on(|| async {
+            let mut dataplane = load(&host.options).await;
+            for _ in 0..5 {
+                host.ns.sh("ip link del shoal-vx");
+                assert_eq!(dataplane.resync().await.unwrap(), 1);
+            }
+            assert!(host.ns.sh("ip link show shoal-vx").contains("LOWER_UP"));
+        });
+        stop.store(true, Ordering::Relaxed);
+        let (looks, bare) = looking.join().unwrap();
+        assert!(looks > 50, "{looks}");
+        assert_eq!(bare, 0, "of {looks} looks");
     });
 }

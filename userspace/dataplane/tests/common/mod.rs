@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(clippy::unwrap_used, reason = "what fails here fails a test")]
 
+pub mod bpf;
 pub mod cluster;
 
 use std::future::Future;
