@@ -8,7 +8,7 @@
 
 /// Grows with every change to this file; kept in [`Config::abi`] so that a daemon recognises the
 /// maps of another release.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Slots of a ring. A prime, over 100 times the backends of a big service, so that shares differ
 /// by less than 1 % (Eisenbud et al., "Maglev", NSDI 2016, section 5.3) and a ring stays 64 KiB.
@@ -183,6 +183,13 @@ pub struct EndpointKey {
     pub pad: [u8; 2],
 }
 
+/// The flow has not ended at this end.
+pub const OPEN: u8 = 0;
+/// This end has sent all that it has to send: TCP's FIN.
+pub const FINISHED: u8 = 1;
+/// This end has broken the flow off: TCP's RST.
+pub const RESET: u8 = 2;
+
 /// Key of `FLOWS`: a flow as the task sees it. Aligned, so that programs write it in words.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -191,7 +198,7 @@ pub struct FlowKey {
     pub client: Address,
     /// The task's address.
     pub task: Address,
-    /// The client's port, network order.
+    /// The port that the task takes for the client's, network order.
     pub client_port: u16,
     /// The task's port, network order.
     pub task_port: u16,
@@ -211,10 +218,14 @@ pub struct Flow {
     pub frontend_port: u16,
     /// Number of the ingress node; our own number means that the reply leaves here.
     pub node: u16,
-    /// Service number, for the counters.
-    pub service: u16,
-    /// Zero.
-    pub pad: u16,
+    /// The client's own port, network order. The key's is another one where the client uses its
+    /// port for two frontends at a time.
+    pub client_port: u16,
+    /// [`OPEN`], [`FINISHED`] or [`RESET`] by the client. A byte of its own, because both ends
+    /// may be written at once.
+    pub client_end: u8,
+    /// The same by the task.
+    pub task_end: u8,
 }
 
 /// `CONFIG[0]`: what one node's programs must know about themselves.

@@ -47,6 +47,22 @@ pub fn source_port(hash: u32) -> u16 {
     0xc000 | (hash & 0x3fff) as u16
 }
 
+/// The port that the task sees for a client that uses its own for another frontend already.
+///
+/// From the upper half, where clients choose theirs, and never the client's own.
+/// It depends on nothing that may change while the flow lives, so that a flow that was forgotten
+/// finds the same one again. Only the backend node uses it.
+///
+/// * `port`, `frontend_port` - as read from the packet's bytes, big endian.
+#[inline(always)]
+#[must_use]
+pub fn alternate_port(port: u16, frontend: u32, frontend_port: u16) -> u16 {
+    let all = u64::from(frontend) << 32 | u64::from(frontend_port) << 16 | u64::from(port);
+    let mixed = round(round(all, 0), 1).wrapping_mul(MULTIPLIERS[0]);
+    let alternate = 0x8000 | (mixed >> 48) as u16;
+    if alternate == port { alternate ^ 1 } else { alternate }
+}
+
 #[inline(always)]
 fn round(value: u64, which: usize) -> u64 {
     let value = value.wrapping_mul(MULTIPLIERS[which]);

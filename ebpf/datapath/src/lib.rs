@@ -34,5 +34,5 @@ pub use ingress_xdp::ingress_xdp;
 pub use mesh_tc::mesh_tc;
 pub use packet::{Frame, Packet, Skb, Tunnel, Verdict};
 pub use reason::Reason;
-pub use tables::Tables;
+pub use tables::{End, Tables};
 pub use task_tc::task_tc;

@@ -56,12 +56,12 @@ fn bring_in<P: Skb, T: Tables>(
     let interface = endpoint.ifindex;
     // Without its frontend the task's port is not known: the flow ends with the publication.
     let index = frontend_index(ip.protocol, ip.destination_port());
-    let (service, target_port) = match tables.frontend(index) {
-        Some(frontend) if frontend.service != 0 => (frontend.service, frontend.target_port),
+    let target_port = match tables.frontend(index) {
+        Some(frontend) if frontend.service != 0 => frontend.target_port,
         _ => return Err(Reason::MeshNotPublished),
     };
     let headers = ip.headers();
-    let delivery = Delivery { endpoint, mac: key.mac, target_port, service, node };
+    let delivery = Delivery { endpoint, mac: key.mac, target_port, node };
     deliver(packet, &headers, &delivery, tables, Reason::MeshRefused, add)?;
     // The frame was addressed to the task, not to the VXLAN device.
     packet.claim();

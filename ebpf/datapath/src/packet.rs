@@ -19,6 +19,17 @@ pub const TCP_CHECKSUM: usize = 14 + 20 + 16;
 /// Offset of UDP's checksum.
 pub const UDP_CHECKSUM: usize = 14 + 20 + 6;
 
+/// Offset of TCP's flags.
+pub const TCP_FLAGS: usize = 14 + 20 + 13;
+/// TCP: all is sent.
+pub const FIN: u8 = 1;
+/// TCP: a connection begins.
+pub const SYN: u8 = 2;
+/// TCP: the connection is broken off.
+pub const RST: u8 = 4;
+/// TCP: the acknowledgement counts.
+pub const ACK: u8 = 16;
+
 /// Ethernet's type of IPv4.
 pub const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 /// Ethernet's type of ARP.
@@ -98,13 +109,14 @@ pub trait Skb: Packet {
     /// * `local` - the outer source address.
     fn set_tunnel(&mut self, tunnel: &Tunnel, local: &Address) -> bool;
 
-    /// Keeps the checksum at `offset` right while an address of the pseudo header changes.
+    /// Keeps the protocol's checksum right while an address of the pseudo header changes.
     ///
     /// A UDP checksum of zero, "none", stays zero; a computed one never becomes zero.
     fn replace_address_sum(&mut self, protocol: Protocol, from: u32, to: u32) -> bool;
 
-    /// Keeps the checksum at `offset` right while a port changes.
-    fn replace_port_sum(&mut self, protocol: Protocol, from: u16, to: u16) -> bool;
+    /// Keeps the protocol's checksum right while the ports change, source and destination in one
+    /// word.
+    fn replace_port_sum(&mut self, protocol: Protocol, from: u32, to: u32) -> bool;
 }
 
 /// A protocol that the mesh carries.
@@ -296,6 +308,29 @@ pub struct Headers {
     pub source_port: u16,
     /// Destination port, host order.
     pub destination_port: u16,
+}
+
+impl Headers {
+    /// Both ports as the word that they are in the packet.
+    #[inline(always)]
+    pub(crate) const fn ports(&self) -> u32 {
+        both_ports(self.source_port, self.destination_port)
+    }
+}
+
+/// Source and destination port as the word that they are in the packet.
+#[inline(always)]
+pub(crate) const fn both_ports(source: u16, destination: u16) -> u32 {
+    (source as u32) << 16 | destination as u32
+}
+
+/// TCP's flags of a whole packet; none for UDP.
+#[inline(always)]
+pub(crate) fn tcp_flags<P: Packet>(packet: &P, protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => packet.head::<{ TCP_FLAGS + 1 }>().map_or(0, |head| head[TCP_FLAGS]),
+        Protocol::Udp => 0,
+    }
 }
 
 /// A MAC as the two words that it is copied in. Copies of bytes stay copies of bytes in a program,

@@ -120,6 +120,11 @@ reasons! {
     FlowNew = 42, "flow_new";
     /// On top: a flow came through another ingress node or frontend than before.
     FlowMoved = 43, "flow_moved";
+    /// On top: a flow was seen for the first time and got another client port, because its client
+    /// uses its own for another frontend of the task, too.
+    FlowAlternate = 44, "flow_alternate";
+    /// A program dropped it: a new flow for which that other port is taken as well.
+    FlowClash = 45, "flow_clash";
 }
 
 impl Reason {

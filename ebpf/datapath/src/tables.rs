@@ -8,6 +8,15 @@ use crate::{
     },
 };
 
+/// An end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Who asked.
+    Client,
+    /// Who answers.
+    Task,
+}
+
 /// What the datapath may ask of a node's tables; none of it blocks or fails half-way.
 pub trait Tables {
     /// What this node's programs know about themselves; `None` before the first start.
@@ -39,6 +48,9 @@ pub trait Tables {
 
     /// Remembers a flow; false when there is no room.
     fn remember(&self, key: &FlowKey, flow: &Flow) -> bool;
+
+    /// Notes in a remembered flow how one end ended it, and leaves the rest as it is.
+    fn end(&self, key: &FlowKey, end: End, how: u8);
 
     /// Adds to a reason's counter.
     fn count(&self, reason: Reason, add: Counter);

@@ -11,8 +11,9 @@
 use crate::{
     Reason, Skb, Tables, Tunnel, Verdict,
     abi::{Counter, EndpointKey, FlowKey, VNI_RETURN},
-    nat::{Change, End, rewrite},
-    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ipv4, number},
+    nat::{Change, ending, rewrite},
+    packet::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Ipv4, both_ports, number, tcp_flags},
+    tables::End,
 };
 
 /// Decides on a packet from a task.
@@ -44,9 +45,11 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Result<(Verdict, Rea
     if ip.source() != endpoint.address {
         return Err(Reason::TaskSpoofed);
     }
+    let headers = ip.headers();
+    // From the packet and not from the entry again, which may become another task's.
     let key = FlowKey {
         client: ip.destination(),
-        task: endpoint.address,
+        task: ip.source(),
         client_port: ip.destination_port().to_be(),
         task_port: ip.source_port().to_be(),
         protocol: ip.protocol.number(),
@@ -67,14 +70,19 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Result<(Verdict, Rea
         }
         Some(Tunnel { vni: VNI_RETURN, remote: node.address })
     };
+    let (frontend_port, client_port) =
+        (u16::from_be(flow.frontend_port), u16::from_be(flow.client_port));
     let change = Change {
-        end: End::Source,
-        address: [number(&endpoint.address), number(&flow.frontend)],
-        port: [ip.source_port(), u16::from_be(flow.frontend_port)],
+        from: End::Task,
+        address: [headers.source, number(&flow.frontend)],
+        ports: [headers.ports(), both_ports(frontend_port, client_port)],
         macs: None,
     };
-    let protocol = ip.protocol;
-    if !rewrite(packet, protocol, change) {
+    let end = ending(tcp_flags(packet, headers.protocol));
+    if end > flow.task_end {
+        tables.end(&key, End::Task, end);
+    }
+    if !rewrite(packet, headers.protocol, change) {
         return Err(Reason::TaskRefused);
     }
     let Some(tunnel) = way else {

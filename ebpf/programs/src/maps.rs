@@ -2,14 +2,15 @@
 //!
 //! References into arrays stay valid as long as a program runs. An entry of a hash map may be
 //! reused for another key while a program looks at it; the packets of that moment are lost
-//! with the entry that went, and nothing else.
+//! with the entry that went, and nothing else. The end of a flow may be noted in such an entry: a
+//! newcomer then finds a port free that is not, and costs one connection.
 
 use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use shoal_datapath::{
-    Reason, Tables,
+    End, Reason, Tables,
     abi::{
         ADDRESSES_MAX, Address, BACKENDS_MAX, Backend, COUNTERS_MAX, Config, Counter,
         ENDPOINTS_MAX, Endpoint, EndpointKey, FLOWS_MAX, FRONTENDS_MAX, Flow, FlowKey, Frontend,
@@ -100,6 +101,20 @@ impl Tables for Maps {
     #[inline(always)]
     fn remember(&self, key: &FlowKey, flow: &Flow) -> bool {
         FLOWS.insert(key, flow, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn end(&self, key: &FlowKey, end: End, how: u8) {
+        if let Some(flow) = FLOWS.get_ptr_mut(key) {
+            // SAFETY: the memory stays; see the header for what it may say. Each end has a byte of
+            // its own, and whoever writes it means what it says.
+            unsafe {
+                match end {
+                    End::Client => (*flow).client_end = how,
+                    End::Task => (*flow).task_end = how,
+                }
+            }
+        }
     }
 
     #[inline(always)]

@@ -225,8 +225,8 @@ impl shoal_datapath::Skb for Skb {
     }
 
     #[inline(always)]
-    fn replace_port_sum(&mut self, protocol: Protocol, from: u16, to: u16) -> bool {
-        let flags = 2 | mangled(protocol);
+    fn replace_port_sum(&mut self, protocol: Protocol, from: u32, to: u32) -> bool {
+        let flags = 4 | mangled(protocol);
         self.replace_sum(protocol, u64::from(from.to_be()), u64::from(to.to_be()), flags)
     }
 }

@@ -8,7 +8,7 @@ use shoal_datapath::abi::{
     Address, Backend, Config, Counter, Endpoint, EndpointKey, Flow, FlowKey, Frontend, Node, Slot,
 };
 use shoal_datapath::packet::{Protocol, mapped, unmapped};
-use shoal_datapath::{Frame, Packet, Reason, Skb, Tables, Tunnel, Verdict};
+use shoal_datapath::{End, Frame, Packet, Reason, Skb, Tables, Tunnel, Verdict};
 
 use super::world::{INTERFACE, World};
 use super::{Case, Context, Hook, Outcome};
@@ -145,8 +145,8 @@ impl Skb for Buffer {
         self.replace_sum(protocol, from, to)
     }
 
-    fn replace_port_sum(&mut self, protocol: Protocol, from: u16, to: u16) -> bool {
-        self.replace_sum(protocol, from.into(), to.into())
+    fn replace_port_sum(&mut self, protocol: Protocol, from: u32, to: u32) -> bool {
+        self.replace_sum(protocol, from, to)
     }
 }
 
@@ -159,7 +159,7 @@ const NO_NODE: Node =
 /// Tables in memory. As in the kernel, an array has an entry, of zeros, where nothing was written.
 ///
 /// Flows are leaked, since the trait hands out references and a packet may add one meanwhile; a
-/// case has at most two.
+/// case has a few.
 struct Memory<'w> {
     world: &'w World,
     flows: RefCell<BTreeMap<FlowKey, &'static Flow>>,
@@ -221,6 +221,16 @@ impl Tables for Memory<'_> {
     fn remember(&self, key: &FlowKey, flow: &Flow) -> bool {
         self.flows.borrow_mut().insert(*key, Box::leak(Box::new(*flow)));
         true
+    }
+
+    fn end(&self, key: &FlowKey, end: End, how: u8) {
+        if let Some(flow) = self.flows.borrow_mut().get_mut(key) {
+            let ended = match end {
+                End::Client => Flow { client_end: how, ..**flow },
+                End::Task => Flow { task_end: how, ..**flow },
+            };
+            *flow = Box::leak(Box::new(ended));
+        }
     }
 
     fn count(&self, reason: Reason, add: Counter) {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
-use shoal_datapath::abi::{NO_ALTERNATE, VNI_INGRESS, VNI_RETURN};
+use shoal_datapath::abi::{Flow, NO_ALTERNATE, VNI_INGRESS, VNI_RETURN};
 use shoal_datapath::packet::{Protocol, mapped};
 
 use super::kernel::{self, Loaded, TC_UNSPEC, object};
@@ -293,6 +293,7 @@ fn world(subject: &Subject, flows: u32) -> World {
         let mut key = key;
         key.client = mapped([a, b, c, high]);
         key.client_port = (40_000 & 0xff00 | u16::from(low)).to_be();
+        let value = Flow { client_port: key.client_port, ..value };
         world.flows.insert(key, value);
     }
     world

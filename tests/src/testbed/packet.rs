@@ -6,6 +6,10 @@
 use std::net::Ipv4Addr;
 
 use shoal_datapath::abi::Mac;
+use shoal_datapath::packet::ACK;
+
+/// TCP: what came is to be handed on at once.
+const PSH: u8 = 8;
 
 /// A frame under construction.
 #[derive(Clone, Debug)]
@@ -46,6 +50,7 @@ enum Transport {
     Tcp {
         source: u16,
         destination: u16,
+        flags: u8,
     },
     Udp {
         source: u16,
@@ -87,10 +92,16 @@ impl Packet {
         self
     }
 
-    /// TCP from one port to another.
+    /// TCP from one port to another, within a connection.
     #[must_use]
-    pub fn tcp(mut self, source: u16, destination: u16) -> Self {
-        self.transport = Transport::Tcp { source, destination };
+    pub fn tcp(self, source: u16, destination: u16) -> Self {
+        self.tcp_with(PSH | ACK, source, destination)
+    }
+
+    /// TCP from one port to another, with these flags.
+    #[must_use]
+    pub fn tcp_with(mut self, flags: u8, source: u16, destination: u16) -> Self {
+        self.transport = Transport::Tcp { source, destination, flags };
         self
     }
 
@@ -248,11 +259,11 @@ impl Packet {
     fn transport(&self, ip: &Ip) -> Vec<u8> {
         let (mut bytes, sum_at, protocol) = match self.transport {
             Transport::None => return self.payload.clone(),
-            Transport::Tcp { source, destination } => {
+            Transport::Tcp { source, destination, flags } => {
                 let mut bytes = [source.to_be_bytes(), destination.to_be_bytes()].concat();
                 bytes.extend(0x0102_0304_u32.to_be_bytes());
                 bytes.extend(0x0506_0708_u32.to_be_bytes());
-                bytes.extend([0x50, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+                bytes.extend([0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
                 (bytes, 16, 6)
             }
             Transport::Udp { source, destination, .. } => {

@@ -199,8 +199,8 @@ pub fn flow(
         frontend: mapped(frontend.octets()),
         frontend_port: port.to_be(),
         node,
-        service: LOCAL_SERVICE,
-        pad: 0,
+        client_port: key.client_port,
+        ..Flow::default()
     };
     (key, flow)
 }

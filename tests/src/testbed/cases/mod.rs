@@ -1,5 +1,6 @@
 //! The cases, by hook.
 
+mod flows;
 mod ingress_tc;
 mod ingress_xdp;
 mod malformed;
@@ -15,6 +16,7 @@ pub fn all() -> Vec<Case> {
         ingress_tc::cases(),
         mesh_tc::cases(),
         task_tc::cases(),
+        flows::cases(),
         malformed::cases(),
     ]
     .concat()
