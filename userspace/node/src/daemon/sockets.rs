@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoal_api::local_server::LocalServer;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::gate::Gate;
 use super::local::Local;
@@ -110,7 +110,7 @@ impl LocalSocket {
             let served = match listener {
                 Ok(listener) => {
                     let server = Server::builder().add_service(LocalServer::new(local));
-                    let incoming = UnixListenerStream::new(listener);
+                    let incoming = UnixListenerStream::new(listener).filter(is_from_the_host);
                     server.add_service(gate).serve_with_incoming(incoming).await
                 }
                 Err(error) => return error!(%error, "cannot serve the local socket"),
@@ -120,6 +120,27 @@ impl LocalSocket {
             }
         })
     }
+}
+
+/// Whether a caller is a process of the host: a task of `rootfs:/` sees the socket's file, too, and
+/// must not command the cluster. Tasks have a pid namespace of their own, callers have ours.
+///
+/// A failed accept goes on to whoever reports it.
+fn is_from_the_host(accepted: &std::io::Result<UnixStream>) -> bool {
+    let Ok(stream) = accepted else { return true };
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    let allowed = pid.is_some_and(shares_our_pids);
+    if !allowed {
+        warn!(?pid, "refuses a caller from inside a task at the local socket");
+    }
+    allowed
+}
+
+/// Whether a process has this daemon's pid namespace; one that is gone has not.
+fn shares_our_pids(pid: i32) -> bool {
+    let namespace = |of: &str| std::fs::read_link(format!("/proc/{of}/ns/pid")).ok();
+    let ours = namespace("self");
+    ours.is_some() && ours == namespace(&pid.to_string())
 }
 
 impl Drop for LocalSocket {
@@ -186,6 +207,35 @@ mod tests {
         let refused = LocalSocket::bind(&path).err().map(|error| error.to_string()).unwrap();
         assert!(refused.contains("is not a socket"), "{refused}");
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_process_with_pids_of_its_own_is_no_process_of_the_host() {
+        assert!(shares_our_pids(std::process::id().try_into().unwrap()));
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIPPED: a pid namespace needs root");
+            return;
+        }
+        // It forks, so that its child is the first of the new namespace, and waits for it.
+        let mut unshare = std::process::Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "cat"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let inside: i32 = loop {
+            let listed = std::fs::read_to_string(&children).unwrap_or_default();
+            if let Some(pid) = listed.split_whitespace().next() {
+                break pid.parse().unwrap();
+            }
+            assert!(std::time::Instant::now() < deadline, "no child of unshare appears");
+            std::thread::yield_now();
+        };
+        let allowed = shares_our_pids(inside);
+        unshare.kill().unwrap();
+        unshare.wait().unwrap();
+        assert!(!allowed);
     }
 
     #[tokio::test]
