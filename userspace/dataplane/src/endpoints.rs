@@ -4,12 +4,13 @@
 //! The host's side is named after the task and carries the task's id as its alias, so that a
 //! restarted daemon finds it again.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 
-use shoal_datapath::abi::{Endpoint, Mac, OVERHEAD, programs};
+use shoal_datapath::abi::{Address, Endpoint, Mac, OVERHEAD, programs};
 use shoal_routing::plan::address_bytes;
 use shoal_routing::{TaskLink, TaskPort};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::error::Error;
 use crate::links::task_link;
@@ -59,8 +60,10 @@ impl Dataplane {
         let name = self.options.veth_name(task_id);
         match self.net.by_name(&name).await? {
             Some(host) if host.alias.is_empty() || host.alias == self.options.alias(task_id) => {
-                self.drop_endpoints_of(host.index, None)?;
+                let ended = self.drop_endpoints_of(host.index, None)?;
                 self.net.remove(host.index).await?;
+                // After the interface: no packet makes a new one then.
+                self.drop_flows_of(ended)?;
             }
             // Another task's interface: nothing here is this one's.
             Some(_) => return Ok(()),
@@ -117,11 +120,31 @@ impl Dataplane {
         Ok(host)
     }
 
-    fn drop_endpoints_of(&mut self, ifindex: u32, but: Option<Mac>) -> Result<(), Error> {
+    /// Returns the addresses that were the interface's.
+    fn drop_endpoints_of(
+        &mut self,
+        ifindex: u32,
+        but: Option<Mac>,
+    ) -> Result<BTreeSet<Address>, Error> {
+        let mut dropped = BTreeSet::new();
         for (mac, endpoint) in self.tables.endpoints() {
             if endpoint.ifindex == ifindex && Some(mac) != but {
                 self.tables.drop_endpoint(mac)?;
+                dropped.insert(endpoint.address);
             }
+        }
+        Ok(dropped)
+    }
+
+    /// Forgets what ended tasks' clients addressed: the next task of such an address may belong to
+    /// another service, and its packets to those clients would leave under the old one's port.
+    fn drop_flows_of(&mut self, mut ended: BTreeSet<Address>) -> Result<(), Error> {
+        if !ended.is_empty() {
+            for endpoint in self.tables.endpoints().values() {
+                ended.remove(&endpoint.address);
+            }
+            let flows = self.tables.drop_flows(&ended)?;
+            debug!(tasks = ended.len(), flows, "flows of ended tasks forgotten");
         }
         Ok(())
     }
@@ -129,11 +152,14 @@ impl Dataplane {
     /// Removes what refers to interfaces of tasks that are gone.
     pub(crate) async fn sweep_endpoints(&mut self) -> Result<(), Error> {
         let ours = self.task_interfaces().await?;
+        let mut ended = BTreeSet::new();
         for (mac, endpoint) in self.tables.endpoints() {
             if !ours.iter().any(|interface| interface.index == endpoint.ifindex) {
                 self.tables.drop_endpoint(mac)?;
+                ended.insert(endpoint.address);
             }
         }
+        self.drop_flows_of(ended)?;
         self.links.sweep_tasks(&ours)
     }
 

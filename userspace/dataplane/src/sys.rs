@@ -1,4 +1,4 @@
-//! The few system calls that no crate wraps: reading a map in batches, deleting from an array of
+//! The few system calls that no crate wraps: reading maps in batches, deleting from an array of
 //! maps, detaching a pinned link, an interface's driver, and work in another network namespace.
 
 #![allow(unsafe_code, reason = "bpf(2), ioctl(2) and setns(2) have no safe wrapper for this")]
@@ -140,6 +140,51 @@ pub(crate) fn read_array<T: Pod + Default>(map: BorrowedFd<'_>, count: u32) -> i
     }
     values.truncate(done as usize);
     Ok(values)
+}
+
+/// Walks a hash map in batches, giving each batch's keys to `seen`. What is put or deleted during
+/// the walk may be missed. Key by key, a full flow table would take a second; this takes some tens
+/// of milliseconds.
+pub(crate) fn walk_hash<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    mut seen: impl FnMut(&[K]),
+) -> io::Result<()> {
+    // More than a bucket ever holds.
+    const AT_ONCE: u32 = 4_096;
+    let mut keys = vec![K::default(); AT_ONCE as usize];
+    let mut values = vec![V::default(); AT_ONCE as usize];
+    let mut position = 0_u32;
+    let mut begun = false;
+    loop {
+        let mut attr = BatchAttr {
+            in_batch: if begun { (&raw const position) as u64 } else { 0 },
+            out_batch: (&raw mut position) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE,
+            map_fd: map.as_raw_fd().cast_unsigned(),
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: `attr` has the layout of the command's part of `bpf_attr`. The kernel writes at
+        // most `count` keys and values, which the buffers have room for, and 4 bytes to
+        // `position`; all outlive the call. Any bytes are a valid `K` and `V`, since they are
+        // `Pod`. The caller's map has keys and values of their sizes: aya has checked that.
+        let result = unsafe {
+            libc::syscall(libc::SYS_bpf, MAP_LOOKUP_BATCH, &raw mut attr, size_of::<BatchAttr>())
+        };
+        let failed = (result != 0).then(io::Error::last_os_error);
+        // The kernel's word for "that was the last one".
+        let ended = failed.as_ref().is_some_and(|error| error.raw_os_error() == Some(libc::ENOENT));
+        if let Some(error) = failed.filter(|_| !ended) {
+            return Err(error);
+        }
+        seen(&keys[..attr.count as usize]);
+        if ended {
+            return Ok(());
+        }
+        begun = true;
+    }
 }
 
 /// Puts inner maps in place, all in one call: after each call on an array of maps the kernel waits

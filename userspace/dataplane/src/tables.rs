@@ -3,7 +3,7 @@
 //! Nodes and addresses are not here: they follow the host's interfaces too, so `neighbours` owns
 //! them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use aya::Ebpf;
 use aya::maps::{Array, ArrayOfMaps, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray};
 use shoal_datapath::Reason;
 use shoal_datapath::abi::{
-    BACKENDS_MAX, Backend, Config, Counter, Endpoint, EndpointKey, FRONTENDS_MAX, Frontend, Mac,
-    RING_SIZE, Ring, SERVICES_MAX, Slot, maps,
+    Address, BACKENDS_MAX, Backend, Config, Counter, Endpoint, EndpointKey, FRONTENDS_MAX, Flow,
+    FlowKey, Frontend, Mac, RING_SIZE, Ring, SERVICES_MAX, Slot, maps,
 };
 use shoal_routing::Plan;
 
@@ -31,6 +31,8 @@ pub(crate) struct Tables {
     rings_data: MapData,
     backends: Array<MapData, Backend>,
     endpoints: HashMap<MapData, EndpointKey, Endpoint>,
+    /// One that forgets the oldest; aya has one type for both.
+    flows: HashMap<MapData, FlowKey, Flow>,
     config: Array<MapData, Config>,
     counters: PerCpuArray<MapData, Counter>,
     services: PerCpuArray<MapData, Counter>,
@@ -69,6 +71,7 @@ impl Tables {
             rings_data: MapData::from_pin(rings_pin).map_err(failed(maps::RINGS))?,
             backends: take(ebpf, maps::BACKENDS)?,
             endpoints: take(ebpf, maps::ENDPOINTS)?,
+            flows: take(ebpf, maps::FLOWS)?,
             config: take(ebpf, maps::CONFIG)?,
             counters: take(ebpf, maps::COUNTERS)?,
             services: take(ebpf, maps::SERVICES)?,
@@ -150,6 +153,19 @@ impl Tables {
     /// The local tasks by MAC.
     pub(crate) fn endpoints(&self) -> BTreeMap<Mac, Endpoint> {
         self.endpoints.iter().filter_map(Result::ok).map(|(key, value)| (key.mac, value)).collect()
+    }
+
+    /// Forgets all flows of these tasks, and says how many there were.
+    pub(crate) fn drop_flows(&mut self, tasks: &BTreeSet<Address>) -> Result<usize, Error> {
+        let mut theirs = Vec::new();
+        sys::walk_hash::<FlowKey, Flow>(self.flows.map().fd().as_fd(), |keys| {
+            theirs.extend(keys.iter().filter(|key| tasks.contains(&key.task)));
+        })
+        .map_err(io_failed(maps::FLOWS))?;
+        for flow in &theirs {
+            remove(&mut self.flows, flow, maps::FLOWS)?;
+        }
+        Ok(theirs.len())
     }
 
     /// Packets and bytes by reason, for the reasons that occurred.

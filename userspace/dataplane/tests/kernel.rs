@@ -13,7 +13,8 @@ use shoal_datapath::abi::{
     Address, Backend, Config, Endpoint, EndpointKey, Flow, FlowKey, Node, maps,
 };
 use shoal_dataplane::{Options, TcMode, XdpMode, unload};
-use shoal_routing::{Lower, Plan};
+use shoal_routing::plan::address_bytes;
+use shoal_routing::{Lower, Plan, TaskLink};
 
 #[test]
 fn a_plan_is_read_back_as_it_was_written() {
@@ -409,4 +410,55 @@ fn the_choice_of_hooks_is_kept_and_can_be_changed() {
             assert_eq!(tcx, usize::from(wanted_tc == "tcx"));
         }
     }
+}
+
+#[test]
+fn the_flows_of_an_ended_task_are_forgotten_and_no_others() {
+    if !needs_root() {
+        return;
+    }
+    let host = Host::alone();
+    // Far more than are read in one go.
+    const EACH: u16 = 10_000;
+    let [seven, eight, stranger] = [7, 8, 9].map(|number| task(number, 1).link());
+    let open = || -> HashMap<MapData, FlowKey, Flow> {
+        pinned(host.pin_dir(), maps::FLOWS).try_into().unwrap()
+    };
+    let left = |link: &TaskLink| {
+        let task = address_bytes(link.address);
+        open().keys().filter(|key| key.as_ref().unwrap().task == task).count()
+    };
+    host.ns.block_on(|| async {
+        let inside = [Ns::new(), Ns::new()];
+        let mut dataplane = load(&host.options).await;
+        for (link, ns) in [&seven, &eight].into_iter().zip(&inside) {
+            dataplane.attach(link, ns.fd()).await.unwrap();
+        }
+        let mut flows = open();
+        for link in [&seven, &eight, &stranger] {
+            let task = address_bytes(link.address);
+            for client_port in 0..EACH {
+                let key = FlowKey { client_port, task, protocol: 6, ..FlowKey::default() };
+                flows.insert(key, Flow::default(), 0).unwrap();
+            }
+        }
+        let each = usize::from(EACH);
+        // The table may forget a few by itself.
+        let most = each * 9 / 10..=each;
+
+        dataplane.detach(&seven.task_id).await.unwrap();
+        assert_eq!(left(&seven), 0);
+        assert!(most.contains(&left(&eight)) && most.contains(&left(&stranger)));
+
+        // A repair finds a task whose namespace went away without a word.
+        drop(inside);
+        until(|| match host.ns.sh("ip -br link") {
+            links if links.contains("shv") => Err(links),
+            _ => Ok(()),
+        })
+        .await;
+        dataplane.resync().await.unwrap();
+        assert_eq!(left(&eight), 0);
+        assert!(most.contains(&left(&stranger)));
+    });
 }
