@@ -23,7 +23,8 @@ pub fn ingress_tc<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 
 #[inline(always)]
 fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T, add: Counter) -> (Verdict, Reason) {
-    if !packet.is_for_this_host() {
+    // Behind a tag is another network, with addresses of its own.
+    if !packet.is_for_this_host() || packet.vlan().is_some_and(|vlan| vlan != 0) {
         return (Verdict::Pass, Reason::TcForeign);
     }
     let ip = match Ipv4::parse(packet) {

@@ -29,6 +29,9 @@ fn decide<P: Skb, T: Tables>(
     tables: &T,
     add: Counter,
 ) -> Result<(Verdict, Reason), Reason> {
+    if packet.vlan().is_some_and(|vlan| vlan != 0) {
+        return Err(Reason::MeshMalformed);
+    }
     let tunnel = packet.tunnel().ok_or(Reason::MeshNoTunnel)?;
     let node = tables.node_number(&tunnel.remote).ok_or(Reason::MeshStranger)?;
     let config = tables.config().ok_or(Reason::NoConfig)?;

@@ -98,6 +98,12 @@ pub trait Skb: Packet {
     /// Whether the frame was addressed to the interface's own MAC.
     fn is_for_this_host(&self) -> bool;
 
+    /// Number of the VLAN that the frame came tagged for; 0 where only a priority was said.
+    ///
+    /// The kernel takes the tag off before TC and keeps it beside the packet, so the bytes do not
+    /// show it; a redirected frame carries it on.
+    fn vlan(&self) -> Option<u16>;
+
     /// Lets the stack behind the next interface take the frame as its own.
     fn claim(&mut self);
 

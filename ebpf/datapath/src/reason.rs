@@ -86,7 +86,7 @@ reasons! {
     MeshNoEndpoint = 26, "mesh_no_endpoint";
     /// TC at the VXLAN device dropped it: the port is not published.
     MeshNotPublished = 27, "mesh_not_published";
-    /// TC at the VXLAN device dropped it: malformed, a fragment, or neither TCP nor UDP.
+    /// TC at the VXLAN device dropped it: malformed, tagged, a fragment, or neither TCP nor UDP.
     MeshMalformed = 28, "mesh_malformed";
     /// TC at the VXLAN device dropped it: a reply whose source is not this node's address.
     MeshForeignSource = 29, "mesh_foreign_source";
@@ -101,7 +101,8 @@ reasons! {
     TaskArp = 33, "task_arp";
     /// TC at a task dropped it: not IPv4.
     TaskNotIp = 34, "task_not_ip";
-    /// TC at a task dropped it: the source address, MAC or interface is not the task's.
+    /// TC at a task dropped it: the source address, MAC or interface is not the task's, or it is
+    /// tagged for a VLAN.
     TaskSpoofed = 35, "task_spoofed";
     /// TC at a task dropped it: malformed, a fragment, or neither TCP nor UDP.
     TaskMalformed = 36, "task_malformed";

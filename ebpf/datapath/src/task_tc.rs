@@ -30,6 +30,10 @@ pub fn task_tc<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
 
 #[inline(always)]
 fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Result<(Verdict, Reason), Reason> {
+    // The tag would leave with the reply, into a network that the task has no part in.
+    if packet.vlan().is_some() {
+        return Err(Reason::TaskSpoofed);
+    }
     let head = packet.head::<14>().ok_or(Reason::TaskNotIp)?;
     let mac = [head[6], head[7], head[8], head[9], head[10], head[11]];
     match [head[12], head[13]] {

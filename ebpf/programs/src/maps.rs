@@ -41,9 +41,23 @@ static COUNTERS: PerCpuArray<Counter, { COUNTERS_MAX as usize }> = PerCpuArray::
 #[btf_map]
 static SERVICES: PerCpuArray<Counter, { SERVICES_MAX as usize }> = PerCpuArray::new();
 
-/// An address on the stack: aligned, the compiler may write it in words.
-#[repr(C, align(8))]
-struct Aligned(Address);
+/// An address on the stack, written in words: for bytes the compiler would call a loop.
+struct Aligned([u64; 2]);
+
+impl Aligned {
+    #[inline(always)]
+    fn new(address: &Address) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+        let high = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+        Self([high, u64::from_ne_bytes([i, j, k, l, m, n, o, p])])
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> &Address {
+        // SAFETY: two words are sixteen bytes, and bytes may lie anywhere.
+        unsafe { &*(&raw const self.0).cast() }
+    }
+}
 
 /// All maps as the datapath's tables.
 pub struct Maps;
@@ -61,7 +75,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn serves(&self, address: &Address) -> bool {
-        ADDRESSES.get_ptr(&Aligned(*address).0).is_some()
+        ADDRESSES.get_ptr(Aligned::new(address).bytes()).is_some()
     }
 
     #[inline(always)]
@@ -83,7 +97,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn node_number(&self, address: &Address) -> Option<u32> {
         // SAFETY: copied out before anything else runs.
-        unsafe { NODE_NUMBERS.get(&Aligned(*address).0) }.copied()
+        unsafe { NODE_NUMBERS.get(Aligned::new(address).bytes()) }.copied()
     }
 
     #[inline(always)]

@@ -33,13 +33,16 @@ static TEST: Global<u32> = Global::new(0x6e6f_7465);
 const PACKET_HOST: u32 = 0;
 
 /// Words of the control block in tests: VNI and remote address, in and out; what is redirected
-/// how, and where to; whether the frame is another host's.
+/// how, and where to; whether the frame is another host's or tagged, and for which VLAN.
 mod note {
     pub const VNI: usize = 0;
     pub const REMOTE: usize = 1;
     pub const KIND: usize = 2;
     pub const INTERFACE: usize = 3;
-    pub const OTHER_HOST: usize = 4;
+    pub const FRAME: usize = 4;
+    pub const OTHER_HOST: u32 = 1;
+    pub const TAGGED: u32 = 2;
+    pub const VLAN: u32 = 16;
 }
 
 /// A packet in the kernel's stack.
@@ -65,28 +68,35 @@ impl Skb {
     /// Does what the verdict says.
     #[inline(always)]
     pub fn act(&mut self, verdict: Verdict) -> i32 {
-        if TEST.load() == 1 {
-            let (kind, interface) = match verdict {
-                Verdict::Redirect(interface) => (1, interface),
-                Verdict::Peer(interface) => (2, interface),
-                Verdict::Neighbour(interface) => (3, interface),
-                _ => (0, 0),
-            };
-            self.note(note::KIND, kind);
-            self.note(note::INTERFACE, interface);
-        }
         match verdict {
             // Not "ok", which would end the chain: others may have programs at this hook, too.
             Verdict::Pass => TC_ACT_UNSPEC,
-            // SAFETY: the helpers take numbers, and no pointer but a null one.
-            Verdict::Redirect(interface) => unsafe { bpf_redirect(interface, 0) as i32 },
-            // SAFETY: as above.
-            Verdict::Peer(interface) => unsafe { bpf_redirect_peer(interface, 0) as i32 },
+            Verdict::Redirect(interface) => {
+                self.note_way(1, interface);
+                // SAFETY: the helpers take numbers, and no pointer but a null one.
+                unsafe { bpf_redirect(interface, 0) as i32 }
+            }
+            Verdict::Peer(interface) => {
+                self.note_way(2, interface);
+                // SAFETY: as above.
+                unsafe { bpf_redirect_peer(interface, 0) as i32 }
+            }
             Verdict::Neighbour(interface) => {
+                self.note_way(3, interface);
                 // SAFETY: as above.
                 unsafe { bpf_redirect_neigh(interface, core::ptr::null_mut(), 0, 0) as i32 }
             }
             _ => TC_ACT_SHOT as i32,
+        }
+    }
+
+    /// Notes where a packet was sent; only in the arm that sends it, because elsewhere there is no
+    /// such number and the compiler would read it all the same.
+    #[inline(always)]
+    fn note_way(&mut self, kind: u32, interface: u32) {
+        if TEST.load() == 1 {
+            self.note(note::KIND, kind);
+            self.note(note::INTERFACE, interface);
         }
     }
 
@@ -160,10 +170,24 @@ impl shoal_datapath::Skb for Skb {
     #[inline(always)]
     fn is_for_this_host(&self) -> bool {
         if TEST.load() == 1 {
-            return self.noted(note::OTHER_HOST) == 0;
+            return self.noted(note::FRAME) & note::OTHER_HOST == 0;
         }
         // SAFETY: the context is valid as long as the program runs.
         unsafe { (*self.ctx.skb.skb).pkt_type == PACKET_HOST }
+    }
+
+    #[inline(always)]
+    fn vlan(&self) -> Option<u16> {
+        if TEST.load() == 1 {
+            let frame = self.noted(note::FRAME);
+            let vlan = (frame >> note::VLAN) as u16;
+            return if frame & note::TAGGED == 0 { None } else { Some(vlan) };
+        }
+        // SAFETY: the context is valid as long as the program runs.
+        let (tagged, tag) =
+            unsafe { ((*self.ctx.skb.skb).vlan_present, (*self.ctx.skb.skb).vlan_tci) };
+        // Above the number are priority and eligibility.
+        if tagged == 0 { None } else { Some(tag as u16 & 0x0fff) }
     }
 
     #[inline(always)]

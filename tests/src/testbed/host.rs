@@ -127,6 +127,10 @@ impl Skb for Buffer {
         !self.context.other_host
     }
 
+    fn vlan(&self) -> Option<u16> {
+        self.context.vlan
+    }
+
     fn claim(&mut self) {
         self.claimed = true;
     }

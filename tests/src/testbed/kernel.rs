@@ -323,7 +323,8 @@ impl Context {
             new.set(CONTROL, vni);
             new.set(CONTROL + 4, from.to_bits());
         }
-        new.set(CONTROL + 16, u32::from(context.other_host));
+        let tag = context.vlan.map_or(0, |vlan| u32::from(vlan) << 16 | 2);
+        new.set(CONTROL + 16, tag | u32::from(context.other_host));
         if context.segments > 0 {
             new.set(SEGMENTS, context.segments);
             new.set(SEGMENT_SIZE, 8);

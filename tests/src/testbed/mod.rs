@@ -5,10 +5,10 @@
 //! memory, [`kernel`] through `BPF_PROG_TEST_RUN` with the real programs and maps.
 //!
 //! What the kernel's run cannot show by itself: the kernel neither puts a test packet in a tunnel
-//! nor tells where a redirection leads. With the global `TEST` set, the accessor in
-//! `ebpf/programs` takes the tunnel from the control block and notes there which interface and
-//! tunnel were chosen, besides calling the helpers. So reading the tunnel key and the redirection
-//! itself are left to the tests with real hosts, and so are GSO and partial checksums.
+//! nor tells where a redirection leads nor lets a test tag it. With the global `TEST` set, the accessor in
+//! `ebpf/programs` takes tunnel and tag from the control block and notes there which interface and
+//! tunnel were chosen, besides calling the helpers. So reading the tunnel key, the tag and the
+//! redirection itself are left to the tests with real hosts, and so are GSO and partial checksums.
 
 pub mod cases;
 pub mod host;
@@ -48,6 +48,8 @@ pub struct Context {
     pub tunnel: Option<(u32, Ipv4Addr)>,
     /// The frame was addressed to another host's MAC.
     pub other_host: bool,
+    /// The VLAN that the frame was tagged for.
+    pub vlan: Option<u16>,
     /// Segments that it stands for; 0 where nobody said.
     pub segments: u32,
     /// There is no room left before it.
@@ -123,6 +125,13 @@ impl Case {
     #[must_use]
     pub const fn for_another_host(mut self) -> Self {
         self.context.other_host = true;
+        self
+    }
+
+    /// The frame was tagged; 0 says a priority and no VLAN.
+    #[must_use]
+    pub const fn tagged(mut self, vlan: u16) -> Self {
+        self.context.vlan = Some(vlan);
         self
     }
 

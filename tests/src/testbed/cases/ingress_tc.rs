@@ -92,6 +92,12 @@ pub fn cases() -> Vec<Case> {
         ),
         passed("TC leaves another host's frame alone", &request(9090), Reason::TcForeign)
             .for_another_host(),
+        passed("TC leaves a frame of a VLAN alone", &request(9090), Reason::TcForeign).tagged(100),
+        delivered("a priority is no VLAN", &request(9090))
+            .tagged(0)
+            .becomes(&at_task().tcp(40_000, 90).payload(http))
+            .remembers(local_flow)
+            .counts(Reason::FlowNew),
         passed(
             "the stack refuses for a ring without backends",
             &request(7070),

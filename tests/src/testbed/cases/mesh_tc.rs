@@ -120,6 +120,15 @@ pub fn cases() -> Vec<Case> {
             VNI_INGRESS,
             Reason::MeshMalformed,
         ),
+        dropped("a request of a VLAN is dropped", &tcp, VNI_INGRESS, Reason::MeshMalformed)
+            .tagged(100),
+        dropped("a reply of a VLAN is dropped", &reply(), VNI_RETURN, Reason::MeshMalformed)
+            .tagged(4095),
+        delivered("a priority in a tunnel is no VLAN", &tcp)
+            .tagged(0)
+            .becomes(&at_task().tcp(40_000, 90).payload(b"GET /"))
+            .remembers(tcp_flow)
+            .counts(Reason::FlowNew),
         dropped("a network that is not known is dropped", &tcp, 4096, Reason::MeshUnknownVni),
         dropped("the VNI beside ours is not ours", &tcp, VNI_RETURN + 1, Reason::MeshUnknownVni),
         {

@@ -90,6 +90,8 @@ pub fn cases() -> Vec<Case> {
         dropped("another task's interface is dropped", &reply, Reason::TaskSpoofed).when(|world| {
             world.endpoints.get_mut(&TASK_MAC).expect("the task").ifindex = INTERFACE + 1;
         }),
+        dropped("a task speaks into no VLAN", &reply, Reason::TaskSpoofed).tagged(100),
+        dropped("nor with a priority", &reply, Reason::TaskSpoofed).tagged(0),
         dropped(
             "a fragment from a task is dropped",
             &reply.clone().fragment(0x2000),
