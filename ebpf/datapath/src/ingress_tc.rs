@@ -61,8 +61,8 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T, add: Counter) -> (Verdi
         };
         let interface = endpoint.ifindex;
         let headers = ip.headers();
-        let (mac, node) = (backend.mac, config.node);
-        let delivery = Delivery { endpoint, mac, target_port, node };
+        let (mac, node, vxlan_port) = (backend.mac, config.node, config.vxlan_port);
+        let delivery = Delivery { endpoint, mac, target_port, node, vxlan_port };
         let refused = Reason::TcRefused;
         if let Err(reason) = deliver(packet, &headers, &delivery, tables, refused, add) {
             return (Verdict::Drop, reason);

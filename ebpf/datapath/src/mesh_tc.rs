@@ -38,7 +38,7 @@ fn decide<P: Skb, T: Tables>(
     match tunnel.vni {
         VNI_INGRESS => {
             let node = u16::try_from(node).map_err(|_| Reason::MeshStranger)?;
-            bring_in(packet, tables, node, add)
+            bring_in(packet, tables, (node, config.vxlan_port), add)
         }
         VNI_RETURN => send_out(packet, tables, config),
         _ => Err(Reason::MeshUnknownVni),
@@ -50,7 +50,7 @@ fn decide<P: Skb, T: Tables>(
 fn bring_in<P: Skb, T: Tables>(
     packet: &mut P,
     tables: &T,
-    node: u16,
+    (node, vxlan_port): (u16, u16),
     add: Counter,
 ) -> Result<(Verdict, Reason), Reason> {
     let ip = Ipv4::parse(packet).map_err(|_| Reason::MeshMalformed)?;
@@ -64,7 +64,7 @@ fn bring_in<P: Skb, T: Tables>(
         _ => return Err(Reason::MeshNotPublished),
     };
     let headers = ip.headers();
-    let delivery = Delivery { endpoint, mac: key.mac, target_port, node };
+    let delivery = Delivery { endpoint, mac: key.mac, target_port, node, vxlan_port };
     deliver(packet, &headers, &delivery, tables, Reason::MeshRefused, add)?;
     // The frame was addressed to the task, not to the VXLAN device.
     packet.claim();

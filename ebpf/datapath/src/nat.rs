@@ -72,6 +72,8 @@ pub(crate) struct Delivery<'t> {
     pub target_port: u16,
     /// The ingress node's number.
     pub node: u16,
+    /// The underlay's VXLAN port, host order.
+    pub vxlan_port: u16,
 }
 
 /// Remembers the flow of a request for a local task and changes the packet.
@@ -87,6 +89,9 @@ pub(crate) struct Delivery<'t> {
 ///   client to another of them. So does a datagram, because nothing tells when UDP's flows begin
 ///   or end; of two frontends asked from one port, the latest answers.
 ///
+/// A datagram from the underlay's VXLAN port is refused: the task's answer, which says what a
+/// stranger wants it to say, would come from a node of the cluster into another node's tunnel.
+///
 /// * `headers` - the request's protocol, addresses and ports, copied out of the packet.
 ///
 /// # Errors
@@ -100,8 +105,11 @@ pub(crate) fn deliver<P: Skb, T: Tables>(
     refused: Reason,
     add: Counter,
 ) -> Result<(), Reason> {
-    let Delivery { endpoint, mac, target_port, node } = *delivery;
+    let Delivery { endpoint, mac, target_port, node, vxlan_port } = *delivery;
     let Headers { protocol, source, destination, source_port, destination_port } = *headers;
+    if protocol == Protocol::Udp && source_port == vxlan_port {
+        return Err(Reason::FlowReflected);
+    }
     // Once: the entry may become another task's while we look at it.
     let task = number(&endpoint.address);
     let gateway = mac_words(&endpoint.gateway);

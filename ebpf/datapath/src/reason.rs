@@ -126,6 +126,9 @@ reasons! {
     FlowAlternate = 44, "flow_alternate";
     /// A program dropped it: a new flow for which that other port is taken as well.
     FlowClash = 45, "flow_clash";
+    /// A program dropped it: a datagram from the underlay's VXLAN port, whose answer would arrive
+    /// in another node's tunnel.
+    FlowReflected = 46, "flow_reflected";
 }
 
 impl Reason {

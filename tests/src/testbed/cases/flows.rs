@@ -179,6 +179,34 @@ pub fn cases() -> Vec<Case> {
                 .remembers(udp(THERE, 2))
                 .counts(Reason::FlowMoved)
         },
+        // What would make a task's answer a packet of the mesh.
+        with(
+            "a datagram from the tunnels' port is refused",
+            &[],
+            &frame(TASK_MAC, NO_ALTERNATE).ipv4(CLIENT, THERE).udp(VXLAN_PORT, 9053),
+        )
+        .is(Verdict::Drop, Reason::FlowReflected),
+        Case::new(
+            Hook::IngressTc,
+            "a datagram from the tunnels' port is refused at the ingress node",
+            &from_client().udp(VXLAN_PORT, 9053),
+        )
+        .is(Verdict::Drop, Reason::FlowReflected),
+        {
+            let (mut key, mut flow) = own;
+            key.client_port = VXLAN_PORT.to_be();
+            flow.client_port = key.client_port;
+            let asked = |mac, source| frame(TASK_MAC, mac).ipv4(CLIENT, source);
+            with(
+                "TCP may come from that port",
+                &[],
+                &asked(NO_ALTERNATE, THERE).tcp_with(SYN, VXLAN_PORT, 9090),
+            )
+            .is(Verdict::Peer(INTERFACE), Reason::MeshDelivered)
+            .becomes(&asked(GATEWAY_MAC, TASK).tcp_with(SYN, VXLAN_PORT, 90))
+            .remembers((key, flow))
+            .counts(Reason::FlowNew)
+        },
         // How flows end.
         delivered("the client's end is noted", &[own], FIN | ACK, 40_000)
             .remembers(ours(FINISHED, OPEN)),
