@@ -49,6 +49,8 @@ pub struct Dataplane {
     /// What was asked for last.
     pub(crate) wanted: Option<Plan>,
     pub(crate) repaired: u64,
+    /// Whether the plan publishes the mesh's own port: said once.
+    pub(crate) own_port_wanted: bool,
     /// While the maps of another release still forward.
     pub(crate) changing_over: bool,
     vxlan: Interface,
@@ -116,6 +118,7 @@ impl Dataplane {
             held: None,
             wanted: None,
             repaired: 0,
+            own_port_wanted: false,
             changing_over,
             vxlan,
             pins: pins.clone(),

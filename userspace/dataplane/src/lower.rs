@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 
 use shoal_datapath::abi::{Backend, Config, Frontend, Slot};
+use shoal_datapath::packet::Protocol;
 use shoal_routing::diff::{Step, diff};
+use shoal_routing::plan::frontend_key;
 use shoal_routing::{Lower, Plan, TaskLink, TaskPort};
 use tracing::warn;
 
@@ -19,13 +21,14 @@ impl Lower for Dataplane {
             Some(held) => held,
             None => self.read()?,
         };
-        let steps = diff(&held, plan);
+        let plan = self.without_own_port(plan);
+        let steps = diff(&held, &plan);
         self.wanted = Some(plan.clone());
         // On failure `held` stays unknown, so the next call reads what there really is.
         for run in steps.chunk_by(|one, next| is_ring(one) && is_ring(next)) {
             self.run(run)?;
         }
-        self.held = Some(plan.clone());
+        self.held = Some(plan);
         if self.changing_over {
             self.attach_all().await.map_err(plain)?;
         }
@@ -76,6 +79,20 @@ impl Dataplane {
     pub fn read(&self) -> Result<Plan, Error> {
         let nodes = self.neighbours.read()?;
         Ok(Plan { nodes, ..self.tables.read()? })
+    }
+
+    /// The plan without the one frontend that must never be: every packet of the mesh comes to this
+    /// node's UDP port of VXLAN, and would be taken for a client's. The managers refuse the port;
+    /// they may be of another release, or their cluster may use another one.
+    fn without_own_port(&mut self, plan: &Plan) -> Plan {
+        let mut plan = plan.clone();
+        let port = self.options.vxlan_port;
+        let dropped = plan.frontends.remove(&frontend_key(Protocol::Udp, port));
+        if let Some(frontend) = dropped.filter(|_| !self.own_port_wanted) {
+            warn!(port, service = frontend.service, "the mesh's own UDP port is not published");
+        }
+        self.own_port_wanted = dropped.is_some();
+        plan
     }
 
     /// Does one step, or several rings' at once.

@@ -6,14 +6,16 @@ mod common;
 
 use aya::maps::{Array, HashMap, MapData};
 use common::{
-    Host, Ns, Task, array, held, load, names, needs_root, pinned, plan, programs_on, task, until,
+    Host, Ns, PORT, Task, array, held, load, names, needs_root, pinned, plan, programs_on, task,
+    until,
 };
 use shoal_api::BackendState;
 use shoal_datapath::abi::{
-    Address, Backend, Config, Endpoint, EndpointKey, Flow, FlowKey, Node, maps,
+    Address, Backend, Config, Endpoint, EndpointKey, Flow, FlowKey, Frontend, Node, maps,
 };
+use shoal_datapath::packet::Protocol;
 use shoal_dataplane::{Options, TcMode, XdpMode, unload};
-use shoal_routing::plan::address_bytes;
+use shoal_routing::plan::{address_bytes, frontend_key};
 use shoal_routing::{Lower, Plan, TaskLink};
 
 #[test]
@@ -460,5 +462,36 @@ fn the_flows_of_an_ended_task_are_forgotten_and_no_others() {
         dataplane.resync().await.unwrap();
         assert_eq!(left(&eight), 0);
         assert!(most.contains(&left(&stranger)));
+    });
+}
+
+#[test]
+fn the_mesh_s_own_port_is_never_published() {
+    if !needs_root() {
+        return;
+    }
+    let mut host = Host::alone();
+    host.options.vxlan_port = 4790;
+    host.ns.block_on(|| async {
+        let mut dataplane = load(&host.options).await;
+        let mut wanted = plan(1, 2, &[task(8, 2)]);
+        let frontend = wanted.frontends[&frontend_key(Protocol::Tcp, PORT)];
+        let own = frontend_key(Protocol::Udp, 4790);
+        for key in [frontend_key(Protocol::Tcp, 4790), own, frontend_key(Protocol::Udp, 4789)] {
+            wanted.frontends.insert(key, frontend);
+        }
+        dataplane.apply(&wanted).await.unwrap();
+        let mut right = held(&wanted);
+        right.frontends.remove(&own).unwrap();
+        assert_eq!(dataplane.read().unwrap(), right);
+        assert_eq!(dataplane.resync().await.unwrap(), 0);
+
+        // One that an earlier release has put there goes.
+        let mut frontends: Array<_, Frontend> = array(host.pin_dir(), maps::FRONTENDS);
+        frontends.set(own, frontend, 0).unwrap();
+        drop(dataplane);
+        let mut dataplane = load(&host.options).await;
+        assert_eq!(dataplane.apply(&wanted).await.unwrap(), 1);
+        assert_eq!(dataplane.read().unwrap(), right);
     });
 }
