@@ -6,7 +6,6 @@ use std::os::fd::BorrowedFd;
 use shoal_datapath::abi::{Backend, Config, Frontend, Slot};
 use shoal_datapath::packet::Protocol;
 use shoal_routing::diff::{Step, diff};
-use shoal_routing::plan::frontend_key;
 use shoal_routing::{Lower, Plan, TaskLink, TaskPort};
 use tracing::warn;
 
@@ -87,7 +86,8 @@ impl Dataplane {
     fn without_own_port(&mut self, plan: &Plan) -> Plan {
         let mut plan = plan.clone();
         let port = self.options.vxlan_port;
-        let dropped = plan.frontends.remove(&frontend_key(Protocol::Udp, port));
+        let key = Protocol::Udp.index() << 16 | u32::from(port);
+        let dropped = plan.frontends.remove(&key);
         if let Some(frontend) = dropped.filter(|_| !self.own_port_wanted) {
             warn!(port, service = frontend.service, "the mesh's own UDP port is not published");
         }

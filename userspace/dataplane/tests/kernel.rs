@@ -9,11 +9,10 @@ use common::{
     Host, Ns, PORT, Task, array, held, load, names, needs_root, pinned, plan, programs_on, task,
     until,
 };
-use shoal_api::BackendState;
+use shoal_api::{BackendState, Protocol};
 use shoal_datapath::abi::{
     Address, Backend, Config, Endpoint, EndpointKey, Flow, FlowKey, Frontend, Node, maps,
 };
-use shoal_datapath::packet::Protocol;
 use shoal_dataplane::{Options, TcMode, XdpMode, unload};
 use shoal_routing::plan::{address_bytes, frontend_key};
 use shoal_routing::{Lower, Plan, TaskLink};
