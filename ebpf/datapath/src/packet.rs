@@ -184,6 +184,9 @@ pub const fn frontend_index(protocol: Protocol, port: u16) -> u32 {
     protocol.index() << 16 | port as u32
 }
 
+/// Most bytes that an IPv4 header can tell.
+const LONGEST: u32 = 0xffff;
+
 /// Why a packet is not one that the mesh carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misfit {
@@ -203,7 +206,8 @@ pub struct Ipv4<'p> {
     head: &'p [u8; HEADERS],
     /// What it carries.
     pub protocol: Protocol,
-    /// The IP packet's own length in bytes, at most what the frame holds.
+    /// The IP packet's own length in bytes, at most what the frame holds; the most that it can
+    /// tell where segments were merged to more.
     pub length: u16,
 }
 
@@ -236,7 +240,12 @@ impl<'p> Ipv4<'p> {
         }
         let length = u16::from_be_bytes([head[16], head[17]]);
         if u32::from(length) < 20 + protocol.header() || !packet.holds(14 + u32::from(length)) {
-            return Err(Misfit::Malformed);
+            // Segments that the kernel has put together may be more than the field can tell: then
+            // it writes zero, and the packet is as long as its buffer.
+            if length != 0 || !packet.holds(14 + LONGEST + 1) {
+                return Err(Misfit::Malformed);
+            }
+            return Ok(Self { head, protocol, length: u16::MAX });
         }
         Ok(Self { head, protocol, length })
     }

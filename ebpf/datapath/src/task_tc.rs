@@ -61,7 +61,7 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Result<(Verdict, Rea
     };
     let flow = tables.flow(&key).ok_or(Reason::TaskNoFlow)?;
     let config = tables.config().ok_or(Reason::NoConfig)?;
-    if config.node == 0 {
+    if config.node == 0 || config.uplink == 0 {
         return Err(Reason::NoConfig);
     }
     // The way back first: a packet without one stays as it was.

@@ -239,11 +239,14 @@ pub(super) fn tc<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut SchedClas
     Ok(program)
 }
 
+/// Bytes of a page.
+const PAGE: usize = 4096;
+
 /// Whether the kernel takes the case's packet at all: in TC it wants an IPv4 frame to have a whole
-/// IPv4 header (XDP's cases have those cuts).
+/// IPv4 header (XDP's cases have those cuts) and to fit a page with what the kernel keeps there.
 pub fn takes(case: &Case) -> bool {
     let short = case.packet.len() < 14 + 20 && case.packet.get(12..14) == Some(&[0x08, 0x00]);
-    case.hook == Hook::IngressXdp || !short
+    case.hook == Hook::IngressXdp || !(short || case.packet.len() > PAGE / 2)
 }
 
 /// Runs a case, with the tables that it says and none of what ran before.

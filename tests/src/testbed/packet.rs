@@ -235,7 +235,8 @@ impl Packet {
     fn ip_packet(&self, ip: &Ip) -> Vec<u8> {
         let transport = self.transport(ip);
         let options = usize::from(ip.words.saturating_sub(5)) * 4;
-        let whole = u16::try_from(20 + options + transport.len()).expect("a packet's length");
+        // Longer ones, which the kernel makes of many segments, say zero.
+        let whole = u16::try_from(20 + options + transport.len()).unwrap_or(0);
         let protocol = ip.protocol.unwrap_or(match self.transport {
             Transport::Tcp { .. } => 6,
             Transport::Udp { .. } => 17,
@@ -278,7 +279,7 @@ impl Packet {
         if matches!(self.transport, Transport::Udp { checksum: false, .. }) {
             return bytes;
         }
-        let length = u16::try_from(bytes.len()).expect("a segment's length");
+        let length = u32::try_from(bytes.len()).expect("a segment's length");
         let mut summed = [ip.source.octets(), ip.destination.octets()].concat();
         summed.extend([0, protocol]);
         summed.extend(length.to_be_bytes());

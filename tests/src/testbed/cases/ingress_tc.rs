@@ -73,6 +73,21 @@ pub fn cases() -> Vec<Case> {
             all.for_each(|counter| counter.packets = 3);
             case
         },
+        {
+            let merged = vec![7; 70_000];
+            delivered(
+                "segments merged to more than a length can tell reach the local task",
+                &from_client().tcp(40_000, 9090).payload(&merged),
+            )
+            .becomes(&at_task().tcp(40_000, 90).payload(&merged))
+            .remembers(local_flow)
+            .counts(Reason::FlowNew)
+        },
+        dropped(
+            "a length of zero is one where a length can tell",
+            &from_client().tcp(40_000, 9090).payload(&[7; 65_495]).claims_length(0),
+            Reason::TcMalformed,
+        ),
         forwarded("a packet for a remote task goes to the VXLAN device", &request(8080)),
         forwarded("a datagram for a remote task goes to the VXLAN device", &datagram(5353)),
         forwarded(

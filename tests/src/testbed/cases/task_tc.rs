@@ -104,6 +104,8 @@ pub fn cases() -> Vec<Case> {
         ),
         dropped("an ingress node that is gone drops the reply", &reply, Reason::TaskNoNode)
             .when(|world| assert!(world.nodes.remove(&2).is_some())),
+        dropped("a reply before the uplink is known stays untouched", &reply, Reason::NoConfig)
+            .when(|world| world.config.uplink = 0),
         dropped("a reply before the configuration stays untouched", &reply, Reason::NoConfig)
             .when(|world| world.config = Default::default()),
     ]
