@@ -16,7 +16,12 @@ use shoal_tests::lab::{CLIENT, Lab, http, net, wait_for, wire};
 
 use super::Offload;
 
+/// Where the responder listens, one for each way: a proxy and address translation both come from
+/// the ingress host's address, and a connection that is not forgotten yet at the task would refuse
+/// the other way's next one of the same port for two ticks.
 const WEB: u16 = 80;
+const WEB_NFTABLES: u16 = 81;
+const WEB_HAPROXY: u16 = 82;
 const BULK: u16 = 5201;
 
 /// How packets get from the client to the task.
@@ -68,16 +73,19 @@ pub struct Ways<'a> {
     shoal: Option<Target>,
     /// Namespaces and interfaces at the ends and at the hosts, by whether Shoal uses them.
     interfaces: Vec<(PathBuf, String)>,
-    /// Ended with the lab; kept here to be reaped.
-    children: Vec<Child>,
+    /// The plain task's servers.
+    servers: Vec<Server>,
+    /// While it is measured.
+    proxy: Option<Server>,
 }
 
-impl Drop for Ways<'_> {
+/// A process that ends with this value.
+struct Server(Child);
+
+impl Drop for Server {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -89,7 +97,8 @@ impl<'a> Ways<'a> {
             lab,
             shoal: None,
             interfaces: vec![eth0("n3"), eth0("n4"), eth0(CLIENT)],
-            children: Vec::new(),
+            servers: Vec::new(),
+            proxy: None,
         };
         ways.plain()?;
         if with_shoal {
@@ -103,25 +112,22 @@ impl<'a> Ways<'a> {
         Ok(ways)
     }
 
-    /// A plain task behind hosts 3 and 4, and the proxy at host 3.
+    /// A plain task behind hosts 3 and 4.
     fn plain(&mut self) -> Result<()> {
         let lab = self.lab;
         lab.add_plain_task("n3", "n4")?;
         self.interfaces.push((lab.netns(TASK), "eth0".to_owned()));
         self.interfaces.push((lab.netns("n4"), "plain0".to_owned()));
-        let mut responder = Command::new(lab.binary());
-        responder.args(["responder", "--port", &WEB.to_string()]);
-        responder.env("SHOAL_TASK_NAME", "plain.1").env("SHOAL_NODE_NAME", "n4");
-        self.spawn(TASK, &mut responder)?;
-        let mut iperf = Command::new("iperf3");
-        self.spawn(TASK, iperf.args(["--server", "--port", &BULK.to_string()]))?;
-        let config = lab.dir().join("haproxy.cfg");
-        std::fs::write(&config, haproxy_config())?;
-        self.spawn("n3", Command::new("haproxy").arg("-db").arg("-f").arg(&config))?;
-        for way in [Way::Direct, Way::Haproxy] {
-            self.wait_until_answers(way)?;
+        for port in [WEB, WEB_NFTABLES, WEB_HAPROXY] {
+            let mut responder = Command::new(lab.binary());
+            responder.args(["responder", "--port", &port.to_string()]);
+            responder.env("SHOAL_TASK_NAME", "plain.1").env("SHOAL_NODE_NAME", "n4");
+            self.servers.push(self.spawn(TASK, &mut responder)?);
         }
-        Ok(())
+        let mut iperf = Command::new("iperf3");
+        iperf.args(["--server", "--port", &BULK.to_string()]);
+        self.servers.push(self.spawn(TASK, &mut iperf)?);
+        self.wait_until_answers(Way::Direct)
     }
 
     /// Two managers, a responder and an `iperf3` server, each published.
@@ -154,13 +160,12 @@ impl<'a> Ways<'a> {
         Ok(SocketAddr::new(lab.addr(other_host(&task.host)?).into(), port))
     }
 
-    fn spawn(&mut self, host: &str, command: &mut Command) -> Result<()> {
+    fn spawn(&self, host: &str, command: &mut Command) -> Result<Server> {
         let name = command.get_program().to_string_lossy().into_owned();
-        let log = std::fs::File::create(self.lab.dir().join(format!("{host}-bench.log")))?;
+        let log = std::fs::File::create(self.lab.dir().join("bench.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = self.lab.inside(host, || command.spawn())?;
-        self.children.push(child.with_context(|| format!("cannot run {name} on {host}"))?);
-        Ok(())
+        Ok(Server(child.with_context(|| format!("cannot run {name} on {host}"))?))
     }
 
     fn wait_until_answers(&self, way: Way) -> Result<()> {
@@ -182,21 +187,32 @@ impl<'a> Ways<'a> {
     }
 
     /// Makes ready what must be there only while its way is measured: address translation makes
-    /// the kernel track every connection, also those of the other ways.
-    pub fn enter(&self, way: Way) -> Result<()> {
-        if way == Way::Nftables {
-            let rules = self.lab.dir().join("bench.nft");
-            std::fs::write(&rules, nft_rules())?;
-            self.lab.run("n3", &["nft", "-f", &rules.to_string_lossy()])?;
+    /// the kernel track every connection, and a proxy has threads, to the cost of the other ways.
+    pub fn enter(&mut self, way: Way) -> Result<()> {
+        match way {
+            Way::Direct | Way::Shoal => return Ok(()),
+            Way::Nftables => {
+                let rules = self.lab.dir().join("bench.nft");
+                std::fs::write(&rules, nft_rules())?;
+                self.lab.run("n3", &["nft", "-f", &rules.to_string_lossy()])?;
+            }
+            Way::Haproxy => {
+                let config = self.lab.dir().join("haproxy.cfg");
+                std::fs::write(&config, haproxy_config())?;
+                let proxy =
+                    self.spawn("n3", Command::new("haproxy").arg("-db").arg("-f").arg(config))?;
+                self.proxy = Some(proxy);
+            }
         }
-        Ok(())
+        self.wait_until_answers(way)
     }
 
     /// Takes it away again.
-    pub fn leave(&self, way: Way) -> Result<()> {
+    pub fn leave(&mut self, way: Way) -> Result<()> {
         if way == Way::Nftables {
             self.lab.run("n3", &["nft", "delete", "table", "ip", "bench"])?;
         }
+        self.proxy = None;
         Ok(())
     }
 
@@ -239,7 +255,7 @@ fn nft_rules() -> String {
         "table ip bench {{
   chain pre {{
     type nat hook prerouting priority -100;
-    tcp dport {web} dnat to {TASK_ADDR}:{WEB}
+    tcp dport {web} dnat to {TASK_ADDR}:{WEB_NFTABLES}
     tcp dport {bulk} dnat to {TASK_ADDR}:{BULK}
   }}
   chain post {{
@@ -263,7 +279,7 @@ defaults
   timeout server 60s
 listen web
   bind :{web}
-  server task {TASK_ADDR}:{WEB}
+  server task {TASK_ADDR}:{WEB_HAPROXY}
 listen bulk
   bind :{bulk}
   server task {TASK_ADDR}:{BULK}
