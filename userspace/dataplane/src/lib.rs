@@ -21,6 +21,7 @@ mod pins;
 mod sys;
 mod tables;
 mod unload;
+mod vlan;
 
 pub use error::{Error, LoadError};
 pub use load::Dataplane;

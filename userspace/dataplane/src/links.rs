@@ -11,13 +11,14 @@ use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
 use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaXdpMode};
 use shoal_datapath::abi::programs;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::error::{Error, LoadError};
 use crate::net::Interface;
 use crate::options::{TcMode, XdpMode};
 use crate::pins::Pins;
 use crate::sys;
+use crate::vlan;
 
 /// Our clsact filter's place: nobody else's default.
 const PRIORITY: u16 = 0x5348;
@@ -148,12 +149,17 @@ impl Links {
         match mode {
             XdpMode::Off => self.no_xdp(uplink, "not wanted".into()),
             XdpMode::Native => {
+                if let Err(error) = vlan::keep_tags(&self.pins, uplink) {
+                    let interface = &uplink.name;
+                    warn!(%error, interface, "XDP cannot tell frames of another VLAN from ours");
+                }
                 let new = self
                     .xdp(ebpf, XDP_NATIVE, AyaXdpMode::Driver, uplink)
                     .map_err(|cause| feature("run XDP in this driver", cause))?;
                 Ok(("native", new))
             }
             XdpMode::Generic => {
+                vlan::restore(&self.pins, uplink);
                 let new = self
                     .xdp(ebpf, XDP_GENERIC, AyaXdpMode::Skb, uplink)
                     .map_err(|cause| feature("run XDP on this interface", cause))?;
@@ -163,6 +169,9 @@ impl Links {
                 let driver = sys::driver(&uplink.name).unwrap_or_default();
                 if let Some(why) = worse_than_tc(&driver) {
                     return self.no_xdp(uplink, why.into());
+                }
+                if let Err(error) = vlan::keep_tags(&self.pins, uplink) {
+                    return self.no_xdp(uplink, format!("VLAN tags would be lost: {error}"));
                 }
                 match self.xdp(ebpf, XDP_NATIVE, AyaXdpMode::Driver, uplink) {
                     Ok(new) => Ok(("native", new)),
@@ -184,6 +193,7 @@ impl Links {
         }
         self.remove_pins(XDP_NATIVE, None)?;
         self.remove_pins(XDP_GENERIC, None)?;
+        vlan::restore(&self.pins, uplink);
         Ok(("off", false))
     }
 

@@ -26,6 +26,7 @@ use crate::nodes::Nodes;
 use crate::options::Options;
 use crate::pins::Pins;
 use crate::tables::{Tables, take};
+use crate::vlan;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shoal.o"));
 
@@ -75,12 +76,12 @@ impl Dataplane {
         let uplink = find_uplink(&net, &options).await?;
         let pins = Pins::open(&options.pin_dir)?;
         let before = Before::find(&pins)?;
-        let interfaces = (net, uplink);
+        let interfaces = (net, uplink.clone());
         let result = Self::load_into(&pins, options.clone(), interfaces).await;
         if result.is_err() {
             // Nothing half-made stays of a first start. What forwarded before forwards on.
             match before {
-                Before::Nothing => undo(&pins, &options).await,
+                Before::Nothing => undo(&pins, &options, &uplink).await,
                 Before::Forwarding(config) => config.iter().for_each(|config| {
                     put_back(&pins, *config);
                 }),
@@ -248,12 +249,12 @@ fn put_back(pins: &Pins, config: Config) {
 
 /// Removes what a failed first start made. Tasks' interfaces are none of it: they may be those of a
 /// daemon whose pins were lost.
-async fn undo(pins: &Pins, options: &Options) {
+async fn undo(pins: &Pins, options: &Options, uplink: &Interface) {
     let undone = async {
+        vlan::restore(pins, uplink);
         pins.remove_all()?;
-        let net = Net::open().map_err(Error::io("open a netlink socket"))?;
-        let uplink = find_uplink(&net, options).await?;
         detach_clsact(&uplink.name);
+        let net = Net::open().map_err(Error::io("open a netlink socket"))?;
         match net.by_name(&options.vxlan_name()).await? {
             Some(device) if device.vxlan.is_some() => Ok(net.remove(device.index).await?),
             _ => Ok(()),

@@ -1,6 +1,6 @@
 //! Where maps and links are kept while no process holds them.
 //!
-//! `maps/NAME` and `links/NAME-IFINDEX`. The maps of another release are put aside as `maps-old`
+//! `maps/NAME`, `links/NAME-IFINDEX` and notes for [`vlan`](crate::vlan). The maps of another release are put aside as `maps-old`
 //! until the first plan has filled the new ones: see [`Pins::put_aside`].
 
 use std::fs;
@@ -16,6 +16,9 @@ use crate::sys;
 
 /// What the kernel itself puts into every bpffs.
 const KERNELS_OWN: [&str; 2] = ["maps.debug", "progs.debug"];
+
+/// What the names of notes about VLAN offload begin with.
+const VLAN_NOTE: &str = "rxvlan-";
 
 /// The pin folder.
 #[derive(Clone, Debug)]
@@ -106,6 +109,19 @@ impl Pins {
             .map_err(Error::io(format!("remove pinned link {name}")))
     }
 
+    /// Notes that an interface's VLAN offload was on.
+    pub(crate) fn note_vlan(&self, ifindex: u32) -> io::Result<()> {
+        match fs::create_dir(self.dir.join(vlan_note(ifindex))) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Removes the note. False if there was none.
+    pub(crate) fn take_vlan_note(&self, ifindex: u32) -> bool {
+        fs::remove_dir(self.dir.join(vlan_note(ifindex))).is_ok()
+    }
+
     /// Removes everything, and the mount if it is our own.
     pub(crate) fn remove_all(&self) -> Result<(), Error> {
         for link in self.link_names()? {
@@ -113,6 +129,12 @@ impl Pins {
         }
         for dir in [self.links(), self.maps(), self.old_maps()] {
             remove_dir(&dir)?;
+        }
+        // Of interfaces that are gone.
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().filter_map(Result::ok) {
+            if entry.file_name().to_string_lossy().starts_with(VLAN_NOTE) {
+                remove_dir(&entry.path())?;
+            }
         }
         if is_mount_point(&self.dir).map_err(Error::io("look at the pin folder"))? {
             let others = fs::read_dir(&self.dir)
@@ -131,6 +153,10 @@ impl Pins {
             result => ignore_missing(result).map_err(Error::io("remove the pin folder")),
         }
     }
+}
+
+fn vlan_note(ifindex: u32) -> String {
+    format!("{VLAN_NOTE}{ifindex}")
 }
 
 fn is_bpffs(dir: &Path) -> io::Result<bool> {

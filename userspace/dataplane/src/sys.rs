@@ -1,5 +1,6 @@
 //! The few system calls that no crate wraps: reading maps in batches, deleting from an array of
-//! maps, detaching a pinned link, an interface's driver, and work in another network namespace.
+//! maps, detaching a pinned link, an interface's driver and offloads, and work in another network
+//! namespace.
 
 #![allow(unsafe_code, reason = "bpf(2), ioctl(2) and setns(2) have no safe wrapper for this")]
 
@@ -217,7 +218,6 @@ pub(crate) fn put_inner_maps(
 /// Name of an interface's driver, as `ethtool -i` shows it.
 pub(crate) fn driver(interface: &str) -> io::Result<String> {
     const GET_DRIVER_INFO: u32 = 3;
-    const SIOCETHTOOL: c_ulong = 0x8946;
     /// `struct ethtool_drvinfo`.
     #[repr(C)]
     struct DriverInfo {
@@ -226,13 +226,57 @@ pub(crate) fn driver(interface: &str) -> io::Result<String> {
         rest: [u8; 160],
     }
     let mut info = DriverInfo { cmd: GET_DRIVER_INFO, driver: [0; 32], rest: [0; 160] };
+    // SAFETY: the command writes an `ethtool_drvinfo`, which this is.
+    unsafe { ethtool(interface, &mut info) }?;
+    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(name).into_owned())
+}
+
+/// `struct ethtool_value`.
+#[repr(C)]
+struct EthtoolValue {
+    cmd: u32,
+    data: u32,
+}
+
+/// `ETH_FLAG_RXVLAN`, known to `ethtool -k` as `rx-vlan-offload`.
+const RX_VLAN: u32 = 1 << 8;
+
+fn ethtool_flags(interface: &str) -> io::Result<u32> {
+    const GET_FLAGS: u32 = 0x25;
+    let mut flags = EthtoolValue { cmd: GET_FLAGS, data: 0 };
+    // SAFETY: the command writes an `ethtool_value`, which this is.
+    unsafe { ethtool(interface, &mut flags) }?;
+    Ok(flags.data)
+}
+
+/// Whether an interface takes VLAN tags out of the frames that it receives.
+pub(crate) fn takes_vlan_tags_off(interface: &str) -> io::Result<bool> {
+    Ok(ethtool_flags(interface)? & RX_VLAN != 0)
+}
+
+/// Has an interface do so, or not.
+pub(crate) fn take_vlan_tags_off(interface: &str, on: bool) -> io::Result<()> {
+    const SET_FLAGS: u32 = 0x26;
+    let others = ethtool_flags(interface)? & !RX_VLAN;
+    let mut flags = EthtoolValue { cmd: SET_FLAGS, data: others | if on { RX_VLAN } else { 0 } };
+    // SAFETY: the command reads an `ethtool_value`, which this is.
+    unsafe { ethtool(interface, &mut flags) }
+}
+
+/// Does one command of ethtool's old interface.
+///
+/// # Safety
+/// `command` is the structure that its first field, the command's number, stands for.
+unsafe fn ethtool<T>(interface: &str, command: &mut T) -> io::Result<()> {
+    const SIOCETHTOOL: c_ulong = 0x8946;
     // SAFETY: `ifreq` is plain data and all zero is one of its values.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last byte stays zero, as the end of the name.
     for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(interface.bytes()) {
         *to = from as c_char;
     }
-    request.ifr_ifru.ifru_data = (&raw mut info).cast();
+    request.ifr_ifru.ifru_data = (&raw mut *command).cast();
     // SAFETY: no pointer is passed; the result is checked before it is owned.
     let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
     if socket < 0 {
@@ -240,13 +284,12 @@ pub(crate) fn driver(interface: &str) -> io::Result<String> {
     }
     // SAFETY: the socket was just made and nobody else owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(socket) };
-    // SAFETY: the request names an `ethtool_drvinfo` of the size that the kernel writes, and both
-    // outlive the call.
+    // SAFETY: the request names the command's structure, as the caller promises, and both outlive
+    // the call.
     if unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    let name = info.driver.split(|byte| *byte == 0).next().unwrap_or_default();
-    Ok(String::from_utf8_lossy(name).into_owned())
+    Ok(())
 }
 
 /// Runs `work` on a thread of its own inside `netns`; this thread stays where it is.

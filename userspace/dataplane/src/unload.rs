@@ -11,6 +11,7 @@ use crate::neighbours::{manage, managed_on};
 use crate::net::Net;
 use crate::options::Options;
 use crate::pins::Pins;
+use crate::vlan;
 
 /// Detaches all programs and removes all pins, interfaces and tasks' attachments of these options'
 /// pin folder and prefix, in the network namespace of the caller. Nothing there is no error.
@@ -32,6 +33,7 @@ pub async fn unload(options: &Options) -> Result<(), Error> {
         }
         if let Some(uplink) = net.by_index(config.uplink).await? {
             detach_clsact(&uplink.name);
+            vlan::restore(pins, &uplink);
         }
     }
     // Programs first: what they forward to goes after them.

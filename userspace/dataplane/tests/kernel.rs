@@ -409,7 +409,42 @@ fn the_choice_of_hooks_is_kept_and_can_be_changed() {
             );
             let tcx = host.ns.run(|| programs_on("eth0").len());
             assert_eq!(tcx, usize::from(wanted_tc == "tcx"));
+            assert_eq!(vlan_offload(&host), wanted_xdp != "native");
         }
+    }
+}
+
+/// Whether XDP on the uplink would see frames without their VLAN tags.
+fn vlan_offload(host: &Host) -> bool {
+    host.ns.sh("ethtool -k eth0").contains("rx-vlan-offload: on")
+}
+
+#[test]
+fn an_uplink_gets_its_vlan_offload_back() {
+    if !needs_root() {
+        return;
+    }
+    let mut host = Host::alone();
+    assert!(vlan_offload(&host));
+    for wanted in [true, false] {
+        if !wanted {
+            // What was off is none of ours.
+            host.ns.sh("ethtool -K eth0 rxvlan off");
+        }
+        host.options.xdp = XdpMode::Native;
+        host.ns.block_on(|| async {
+            let mut dataplane = load(&host.options).await;
+            assert!(!vlan_offload(&host));
+            if wanted {
+                host.ns.sh("ethtool -K eth0 rxvlan on");
+                dataplane.resync().await.unwrap();
+                assert!(!vlan_offload(&host));
+            }
+            drop(dataplane);
+            unload(&host.options).await.unwrap();
+        });
+        assert_eq!(vlan_offload(&host), wanted);
+        assert!(!host.pin_dir().exists());
     }
 }
 
