@@ -32,16 +32,19 @@ impl Dataplane {
         }
         let inside = Net::open_in(netns).map_err(Error::io("enter the task's namespace"))?;
         let name = self.options.veth_name(&link.task_id);
-        let host = match self.held_veth(&name, link, &inside).await? {
-            Some(host) => host,
-            None => self.add_veth(&name, link, netns).await?,
+        let (host, held) = match self.held_veth(&name, link, &inside).await? {
+            Some(host) => (host, true),
+            None => (self.add_veth(&name, link, netns).await?, false),
         };
         let host_mac = host.mac.ok_or_else(|| Error::Missing { interface: host.name.clone() })?;
         let port = TaskPort { ifindex: host.index, host_mac };
 
-        // The program before the interface is up: no packet passes by it.
-        let program = programs::TASK_TC;
-        self.links.attach_tc(&mut self.ebpf, program, &task_link(&name), &host)?;
+        // The program before the interface is up: no packet passes by it. Another release's goes on
+        // with that release's flows until all change over.
+        if !(held && self.changing_over) {
+            let program = programs::TASK_TC;
+            self.links.attach_tc(&mut self.ebpf, program, &task_link(&name), &host)?;
+        }
         let endpoint = Endpoint {
             address: address_bytes(link.address),
             ifindex: host.index,
@@ -161,6 +164,20 @@ impl Dataplane {
         }
         self.drop_flows_of(ended)?;
         self.links.sweep_tasks(&ours)
+    }
+
+    /// Takes the tasks over that another release attached, as they still are: whoever attached them
+    /// may ask for them only after the first plan.
+    pub(crate) fn adopt_endpoints(&mut self, tasks: &[Interface]) {
+        let known = |endpoint: &Endpoint| {
+            tasks.iter().any(|interface| {
+                interface.index == endpoint.ifindex && interface.mac == Some(endpoint.gateway)
+            })
+        };
+        match self.tables.adopt_endpoints(&self.pins.old_maps(), known) {
+            Ok(tasks) => debug!(tasks, "tasks of another release taken over"),
+            Err(error) => warn!(%error, "tasks of another release must be attached again"),
+        }
     }
 
     /// The host's sides of all tasks' veths.

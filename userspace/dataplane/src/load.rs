@@ -55,7 +55,7 @@ pub struct Dataplane {
     /// While the maps of another release still forward.
     pub(crate) changing_over: bool,
     vxlan: Interface,
-    pins: Pins,
+    pub(crate) pins: Pins,
     xdp: &'static str,
 }
 
@@ -149,13 +149,14 @@ impl Dataplane {
     /// Attaches every program, swapping those that are attached: tasks and tunnel first, so that
     /// no packet comes in before it could be delivered. Returns how many were not attached.
     pub(crate) async fn attach_all(&mut self) -> Result<usize, LoadError> {
+        let tasks = self.task_interfaces().await?;
+        if self.changing_over {
+            self.adopt_endpoints(&tasks);
+        }
         self.sweep_endpoints().await?;
         let ebpf = &mut self.ebpf;
         let mut anew = 0;
-        for interface in self.net.interfaces().await? {
-            if !self.options.is_alias(&interface.alias) {
-                continue;
-            }
+        for interface in tasks {
             let link = task_link(&interface.name);
             match self.links.attach_tc(ebpf, programs::TASK_TC, &link, &interface) {
                 Ok(new) => anew += usize::from(new),

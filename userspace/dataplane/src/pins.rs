@@ -57,7 +57,7 @@ impl Pins {
     }
 
     /// No dot in the name: a bpffs refuses it.
-    fn old_maps(&self) -> PathBuf {
+    pub(crate) fn old_maps(&self) -> PathBuf {
         self.dir.join("maps-old")
     }
 

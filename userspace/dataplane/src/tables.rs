@@ -155,6 +155,29 @@ impl Tables {
         self.endpoints.iter().filter_map(Result::ok).map(|(key, value)| (key.mac, value)).collect()
     }
 
+    /// Takes over the tasks that another release's maps hold and `right` knows. A task that is
+    /// there already stays as it is.
+    pub(crate) fn adopt_endpoints(
+        &mut self,
+        pins: &Path,
+        right: impl Fn(&Endpoint) -> bool,
+    ) -> Result<usize, Error> {
+        let data =
+            MapData::from_pin(pins.join(maps::ENDPOINTS)).map_err(failed(maps::ENDPOINTS))?;
+        let map = Map::from_map_data(data).map_err(failed(maps::ENDPOINTS))?;
+        // Of another size, they cannot be read.
+        let old: HashMap<MapData, EndpointKey, Endpoint> =
+            map.try_into().map_err(failed(maps::ENDPOINTS))?;
+        let mut adopted = 0;
+        for (key, endpoint) in old.iter().filter_map(Result::ok) {
+            if right(&endpoint) && self.endpoints.get(&key, 0).is_err() {
+                self.endpoints.insert(key, endpoint, 0).map_err(failed(maps::ENDPOINTS))?;
+                adopted += 1;
+            }
+        }
+        Ok(adopted)
+    }
+
     /// Forgets all flows of these tasks, and says how many there were.
     pub(crate) fn drop_flows(&mut self, tasks: &BTreeSet<Address>) -> Result<usize, Error> {
         let mut theirs = Vec::new();

@@ -316,24 +316,38 @@ fn maps_of_another_release_forward_until_the_first_plan() {
     host.ns.block_on(|| async {
         let mut first = load(&host.options).await;
         first.apply(&plan(1, 2, &[task(7, 1)])).await.unwrap();
+        let inside = [Ns::new(), Ns::new()];
+        let [seven, eight] = [7, 8].map(|number| task(number, 1).link());
+        for (link, ns) in [&seven, &eight].into_iter().zip(&inside) {
+            first.attach(link, ns.fd()).await.unwrap();
+        }
         drop(first);
         let mut config: Array<_, Config> = array(host.pin_dir(), maps::CONFIG);
         let old = config.get(&0, 0).unwrap();
         config.set(0, Config { abi: old.abi + 1, ..old }, 0).unwrap();
-        let forwarding = programs_on("eth0");
+        let (forwarding, answering) = (programs_on("eth0"), programs_on("shvtask7"));
 
         for _ in 0..2 {
             // Also a start that comes to no plan leaves what forwards.
-            let waiting = load(&host.options).await;
+            let mut waiting = load(&host.options).await;
             assert_eq!(waiting.read().unwrap(), Plan::default());
             assert_eq!(programs_on("eth0"), forwarding);
+            waiting.attach(&seven, inside[0].fd()).await.unwrap();
+            assert_eq!(programs_on("shvtask7"), answering, "it knows its flows");
         }
         let mut second = load(&host.options).await;
-        let plan = plan(1, 2, &[task(8, 2)]);
+        host.ns.sh("ip link del shvtask8");
+        let plan = plan(1, 2, &[task(7, 1), task(8, 2)]);
         second.apply(&plan).await.unwrap();
         assert_eq!(second.read().unwrap(), held(&plan));
         assert_ne!(programs_on("eth0"), forwarding);
-        assert_eq!(programs_on("eth0").len(), 1);
+        assert_ne!(programs_on("shvtask7"), answering);
+        assert_eq!((programs_on("eth0").len(), programs_on("shvtask7").len()), (1, 1));
+        // The tasks still there go on, though nobody has attached them again.
+        let endpoints: HashMap<MapData, EndpointKey, Endpoint> =
+            pinned(host.pin_dir(), maps::ENDPOINTS).try_into().unwrap();
+        let macs: Vec<_> = endpoints.keys().map(|key| key.unwrap().mac).collect();
+        assert_eq!(macs, [seven.mac]);
         assert!(!host.pin_dir().join("maps-old").exists());
     });
 }
