@@ -4,7 +4,10 @@
 
 mod common;
 
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use aya::maps::{Array, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -194,4 +197,71 @@ fn the_tunnel_is_never_up_without_its_program() {
         assert!(looks > 50, "{looks}");
         assert_eq!(bare, 0, "of {looks} looks");
     });
+}
+
+/// The process that the next test kills runs that test, too, with these in its environment.
+const PINS: &str = "SHDP_PINS";
+const TASK: &str = "SHDP_TASK";
+
+#[test]
+fn a_process_killed_at_any_moment_leaves_what_the_next_one_repairs() {
+    if !needs_root() {
+        return;
+    }
+    let task_seven = task(7, 1).link();
+    let plans = [plan(1, 2, &[task(7, 1), task(8, 2)]), plan(1, 3, &[task(7, 1), task(9, 3)])];
+    if let (Some(pins), Some(inside)) = (std::env::var_os(PINS), std::env::var_os(TASK)) {
+        let mut options = Options::new(pins, [10, 88, 0, 1].into());
+        (options.xdp, options.tc) = match std::env::var_os("SHDP_CLSACT") {
+            Some(_) => (XdpMode::Off, TcMode::Clsact),
+            None => (XdpMode::Native, TcMode::Auto),
+        };
+        let inside = std::fs::File::open(inside).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            for plan in plans.iter().cycle() {
+                let mut dataplane = load(&options).await;
+                dataplane.attach(&task_seven, inside.as_fd()).await.unwrap();
+                dataplane.apply(plan).await.unwrap();
+                dataplane.detach(&task_seven.task_id).await.unwrap();
+            }
+        });
+    }
+    for clsact in [false, true] {
+        let mut host = Host::alone();
+        let inside = Ns::new();
+        for round in 0..12_u64 {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            let name = "a_process_killed_at_any_moment_leaves_what_the_next_one_repairs";
+            command.args([name, "--exact", "--nocapture"]);
+            command.env(PINS, host.pin_dir()).env(TASK, inside.path());
+            if clsact {
+                command.env("SHDP_CLSACT", "1");
+            }
+            command.stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut child = host.ns.run(|| command.spawn().unwrap());
+            // The moment is what is tried out; nothing is waited for.
+            std::thread::sleep(Duration::from_millis(20 + round * 37));
+            child.kill().unwrap();
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), None, "ended by itself: {said}");
+        }
+        (host.options.xdp, host.options.tc) = match clsact {
+            true => (XdpMode::Off, TcMode::Clsact),
+            false => (XdpMode::Native, TcMode::Auto),
+        };
+        host.ns.block_on(|| async {
+            let mut dataplane = load(&host.options).await;
+            dataplane.attach(&task_seven, inside.fd()).await.unwrap();
+            dataplane.apply(&plans[0]).await.unwrap();
+            assert_eq!(dataplane.read().unwrap(), held(&plans[0]));
+            assert_eq!(dataplane.resync().await.unwrap(), 0);
+        });
+        let interfaces = host.ns.sh("ip -br link");
+        assert_eq!(interfaces.matches("shv").count(), 1, "{interfaces}");
+        assert_eq!(interfaces.matches("shoal-vx").count(), 1, "{interfaces}");
+        let links = names(&host.pin_dir().join("links"));
+        assert_eq!(links.len(), if clsact { 0 } else { 4 }, "{links:?}");
+    }
 }
