@@ -5,12 +5,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum;
 use shoal_tests::lab::{CLIENT, Lab, checked, http};
 
 use super::ways::Target;
 
 /// What is measured on each way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Metric {
     /// Requests a second, each on a new connection.
     NewConnections,
@@ -43,6 +44,11 @@ impl Metric {
         Self::AnswerP99,
     ];
 
+    /// Whether it is a time.
+    pub fn less_is_better(self) -> bool {
+        matches!(self, Self::ConnectP50 | Self::ConnectP99 | Self::AnswerP50 | Self::AnswerP99)
+    }
+
     /// Its name with its unit.
     pub fn name(self) -> &'static str {
         match self {
@@ -70,24 +76,43 @@ pub struct Load {
 /// Connections of one latency measurement: enough for a 99th percentile.
 const SAMPLES: usize = 1_000;
 
-/// Every figure of one way in one round, in the order of [`Metric::ALL`].
-pub fn all(lab: &Lab, target: Target, load: &Load) -> Result<Vec<(Metric, f64)>> {
-    let mut latency = latency(lab, target.web, SAMPLES)?;
-    latency.connect.sort_unstable();
-    latency.answer.sort_unstable();
-    Ok(vec![
-        (Metric::NewConnections, wrk(lab, target.web, load, true)?),
-        (Metric::KeepAlive, wrk(lab, target.web, load, false)?),
-        (Metric::BulkUp, iperf(lab, target.bulk, load, false)?),
-        (Metric::BulkDown, iperf(lab, target.bulk, load, true)?),
-        (Metric::ConnectP50, percentile(&latency.connect, 50)),
-        (Metric::ConnectP99, percentile(&latency.connect, 99)),
-        (Metric::AnswerP50, percentile(&latency.answer, 50)),
-        (Metric::AnswerP99, percentile(&latency.answer, 99)),
-    ])
+/// The wanted figures of one way in one round.
+pub fn measure(
+    lab: &Lab,
+    target: Target,
+    load: &Load,
+    wanted: &[Metric],
+) -> Result<Vec<(Metric, f64)>> {
+    // Four figures come from one series of connections.
+    let mut series: Option<Latency> = None;
+    let mut figures = Vec::new();
+    for metric in wanted {
+        let value = match metric {
+            Metric::NewConnections => wrk(lab, target.web, load, true)?,
+            Metric::KeepAlive => wrk(lab, target.web, load, false)?,
+            Metric::BulkUp => iperf(lab, target.bulk, load, false)?,
+            Metric::BulkDown => iperf(lab, target.bulk, load, true)?,
+            Metric::ConnectP50 | Metric::ConnectP99 | Metric::AnswerP50 | Metric::AnswerP99 => {
+                let times = match series.take() {
+                    Some(times) => times,
+                    None => latency(lab, target.web, SAMPLES)?,
+                };
+                let value = match metric {
+                    Metric::ConnectP50 => percentile(&times.connect, 50),
+                    Metric::ConnectP99 => percentile(&times.connect, 99),
+                    Metric::AnswerP50 => percentile(&times.answer, 50),
+                    _ => percentile(&times.answer, 99),
+                };
+                series = Some(times);
+                value
+            }
+        };
+        figures.push((*metric, value));
+    }
+    Ok(figures)
 }
 
-/// Times of connections made one after the other.
+/// Times of connections made one after the other, the shortest first.
 #[derive(Debug, Default)]
 pub struct Latency {
     connect: Vec<Duration>,
@@ -106,6 +131,8 @@ pub fn latency(lab: &Lab, target: SocketAddr, samples: usize) -> Result<Latency>
             http::get_on(&mut stream, "/", timeout, false)?;
             latency.answer.push(started.elapsed());
         }
+        latency.connect.sort_unstable();
+        latency.answer.sort_unstable();
         Ok(latency)
     })?
 }

@@ -19,6 +19,7 @@ use shoal_tests::lab::Lab;
 use crate::shell::{cargo, need_root, root, run as run_command};
 use crate::{build, guard, setup};
 
+use measure::Metric;
 use report::Report;
 use ways::{Way, Ways};
 
@@ -56,6 +57,9 @@ struct Mesh {
     /// Only these ways.
     #[arg(long, value_enum, value_delimiter = ',')]
     ways: Vec<Way>,
+    /// Only these figures.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    metrics: Vec<Metric>,
     /// Measure this `shoal` instead of building one.
     #[arg(long)]
     binary: Option<PathBuf>,
@@ -119,6 +123,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
 
 fn mesh(lab: &Lab, args: &Mesh) -> Result<Report> {
     let wanted = if args.ways.is_empty() { Way::ALL.to_vec() } else { args.ways.clone() };
+    let metrics = if args.metrics.is_empty() { Metric::ALL.to_vec() } else { args.metrics.clone() };
     let mut ways = Ways::build(lab, wanted.contains(&Way::Shoal))?;
     let load = measure::Load { seconds: args.seconds, connections: args.connections };
     let mut report = Report::default();
@@ -136,7 +141,7 @@ fn mesh(lab: &Lab, args: &Mesh) -> Result<Report> {
                 ways.enter(*way)?;
                 let target = ways.target(*way)?;
                 for (metric, value) in
-                    measure::all(lab, target, &load).with_context(|| way.failed())?
+                    measure::measure(lab, target, &load, &metrics).with_context(|| way.failed())?
                 {
                     report.add(offload, *way, metric, value);
                 }
