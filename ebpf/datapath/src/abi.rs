@@ -8,7 +8,7 @@
 
 /// Grows with every change to this file; kept in [`Config::abi`] so that a daemon recognises the
 /// maps of another release.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Slots of a ring. A prime, over 100 times the backends of a big service, so that shares differ
 /// by less than 1 % (Eisenbud et al., "Maglev", NSDI 2016, section 5.3) and a ring stays 64 KiB.
@@ -202,10 +202,9 @@ pub struct FlowKey {
     pub client_port: u16,
     /// The task's port, network order.
     pub task_port: u16,
-    /// IP protocol number, 6 or 17.
-    pub protocol: u8,
-    /// Zero.
-    pub pad: [u8; 3],
+    /// IP protocol number, 6 or 17. A whole word, because for three bytes of padding the compiler
+    /// would call a loop.
+    pub protocol: u32,
 }
 
 /// Value of `FLOWS`: what the client addressed, and the way back to it.

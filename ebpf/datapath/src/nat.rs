@@ -120,8 +120,7 @@ pub(crate) fn deliver<P: Skb, T: Tables>(
         task: mapped(task.to_be_bytes()),
         client_port: source_port.to_be(),
         task_port: target_port.to_be(),
-        protocol: protocol.number(),
-        pad: [0; 3],
+        protocol: protocol.number().into(),
     };
     let mut flow = Flow {
         frontend: mapped(destination.to_be_bytes()),

@@ -380,8 +380,10 @@ pub(crate) const fn number(address: &Address) -> u32 {
 /// An IPv4 address in 16 bytes.
 #[inline(always)]
 #[must_use]
-pub const fn mapped([a, b, c, d]: [u8; 4]) -> Address {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+pub const fn mapped(address: [u8; 4]) -> Address {
+    // As one number, whose halves are stored: for zero bytes the compiler would call a loop.
+    let address = u32::from_le_bytes(address) as u128;
+    (address << 96 | 0xffff << 80).to_le_bytes()
 }
 
 /// The IPv4 address in 16 bytes.

@@ -56,8 +56,7 @@ fn decide<P: Skb, T: Tables>(packet: &mut P, tables: &T) -> Result<(Verdict, Rea
         task: ip.source(),
         client_port: ip.destination_port().to_be(),
         task_port: ip.source_port().to_be(),
-        protocol: ip.protocol.number(),
-        pad: [0; 3],
+        protocol: ip.protocol.number().into(),
     };
     let flow = tables.flow(&key).ok_or(Reason::TaskNoFlow)?;
     let config = tables.config().ok_or(Reason::NoConfig)?;

@@ -5,11 +5,14 @@
 //! block, and what was decided is noted there besides being done. As the daemon
 //! loads the programs, the verifier removes those branches.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext as _, Global,
     bindings::{
         __sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_ZERO_CSUM_TX, TC_ACT_SHOT,
-        TC_ACT_UNSPEC, bpf_tunnel_key,
+        TC_ACT_UNSPEC, bpf_tunnel_key, bpf_tunnel_key__bindgen_ty_1, bpf_tunnel_key__bindgen_ty_2,
+        bpf_tunnel_key__bindgen_ty_3,
     },
     helpers::{
         bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
@@ -203,15 +206,15 @@ impl shoal_datapath::Skb for Skb {
             let tunnel = Tunnel { vni, remote: mapped(remote.to_be_bytes()) };
             return if vni == 0 { None } else { Some(tunnel) };
         }
-        // SAFETY: all zero is a value of these integers.
-        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        // SAFETY: the helper fills at most the size that it is told.
-        let rc = unsafe {
-            bpf_skb_get_tunnel_key(self.skb(), &raw mut key, size_of_val(&key) as u32, 0)
-        };
+        let mut key = MaybeUninit::<bpf_tunnel_key>::uninit();
+        let size = size_of_val(&key) as u32;
+        // SAFETY: the helper fills as many bytes as it is told, also when it fails.
+        let rc = unsafe { bpf_skb_get_tunnel_key(self.skb(), key.as_mut_ptr(), size, 0) };
         if rc != 0 {
             return None;
         }
+        // SAFETY: filled.
+        let key = unsafe { key.assume_init_ref() };
         // SAFETY: without the IPv6 flag the kernel answers for IPv4 tunnels only.
         let remote = unsafe { key.__bindgen_anon_1.remote_ipv4 };
         Some(Tunnel { vni: key.tunnel_id, remote: mapped(remote.to_be_bytes()) })
@@ -224,12 +227,17 @@ impl shoal_datapath::Skb for Skb {
             self.note(note::VNI, tunnel.vni);
             self.note(note::REMOTE, remote);
         }
-        // SAFETY: all zero is a value of these integers.
-        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        key.tunnel_id = tunnel.vni;
-        key.tunnel_ttl = 64;
-        key.__bindgen_anon_1.remote_ipv4 = remote;
-        key.__bindgen_anon_3.local_ipv4 = u32::from_be_bytes(unmapped(local));
+        let local = u32::from_be_bytes(unmapped(local));
+        // Field by field: for a key zeroed whole the compiler calls a loop over all its bytes.
+        let mut key = bpf_tunnel_key {
+            tunnel_id: tunnel.vni,
+            __bindgen_anon_1: bpf_tunnel_key__bindgen_ty_1 { remote_ipv6: [remote, 0, 0, 0] },
+            tunnel_tos: 0,
+            tunnel_ttl: 64,
+            __bindgen_anon_2: bpf_tunnel_key__bindgen_ty_2 { tunnel_ext: 0 },
+            tunnel_label: 0,
+            __bindgen_anon_3: bpf_tunnel_key__bindgen_ty_3 { local_ipv6: [local, 0, 0, 0] },
+        };
         // SAFETY: the helper reads at most the size that it is told.
         let rc = unsafe {
             bpf_skb_set_tunnel_key(

@@ -192,8 +192,7 @@ pub fn flow(
         task: mapped(TASK.octets()),
         client_port: 40_000_u16.to_be(),
         task_port: task_port.to_be(),
-        protocol: protocol.number(),
-        pad: [0; 3],
+        protocol: protocol.number().into(),
     };
     let flow = Flow {
         frontend: mapped(frontend.octets()),
