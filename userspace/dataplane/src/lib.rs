@@ -10,6 +10,7 @@
 mod addresses;
 mod endpoints;
 mod error;
+mod interfaces;
 mod links;
 mod load;
 mod lower;
@@ -20,6 +21,7 @@ mod options;
 mod pins;
 mod sys;
 mod tables;
+mod takeover;
 mod unload;
 mod vlan;
 

@@ -6,9 +6,6 @@
 //!    the new maps, then all links change over.
 //! 3. Programs: loaded anew and swapped under the pinned links, without a gap.
 
-use std::path::Path;
-
-use aya::maps::{Array, MapData};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
@@ -19,14 +16,15 @@ use tracing::{debug, info, warn};
 
 use crate::addresses::Addresses;
 use crate::error::{Error, LoadError};
-use crate::links::{Links, detach_clsact, task_link};
+use crate::interfaces::{find_uplink, vxlan_device, vxlan_failed};
+use crate::links::{Links, task_link};
 use crate::neighbours::Neighbours;
-use crate::net::{Interface, Net, errno, failed};
+use crate::net::{Interface, Net};
 use crate::nodes::Nodes;
 use crate::options::Options;
 use crate::pins::Pins;
 use crate::tables::{Tables, take};
-use crate::vlan;
+use crate::takeover::{Before, make_room, put_back, undo};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/shoal.o"));
 
@@ -219,54 +217,6 @@ impl Dataplane {
     }
 }
 
-/// What a start finds.
-enum Before {
-    /// No packet is forwarded.
-    Nothing,
-    /// Packets may be forwarded, with this configuration if it is of this release.
-    Forwarding(Option<Config>),
-}
-
-impl Before {
-    /// A clsact filter has no pin that would tell, so maps that were given a plan count as well.
-    fn find(pins: &Pins) -> Result<Self, Error> {
-        let path = pins.maps().join(maps::CONFIG);
-        let config = pinned_config(&path);
-        let planned = path.exists() && config.is_none_or(|config| config.node != 0);
-        if planned || pins.has_old() || !pins.link_names()?.is_empty() {
-            return Ok(Self::Forwarding(config.filter(|config| config.abi == ABI_VERSION)));
-        }
-        Ok(Self::Nothing)
-    }
-}
-
-/// Gives the programs that stay their own configuration again.
-fn put_back(pins: &Pins, config: Config) {
-    let map = open_config(&pins.maps().join(maps::CONFIG));
-    if let Some(Err(error)) = map.map(|mut map| map.set(0, config, 0)) {
-        warn!(%error, "a failed start left its configuration to what forwards");
-    }
-}
-
-/// Removes what a failed first start made. Tasks' interfaces are none of it: they may be those of a
-/// daemon whose pins were lost.
-async fn undo(pins: &Pins, options: &Options, uplink: &Interface) {
-    let undone = async {
-        vlan::restore(pins, uplink);
-        pins.remove_all()?;
-        detach_clsact(&uplink.name);
-        let net = Net::open().map_err(Error::io("open a netlink socket"))?;
-        match net.by_name(&options.vxlan_name()).await? {
-            Some(device) if device.vxlan.is_some() => Ok(net.remove(device.index).await?),
-            _ => Ok(()),
-        }
-    };
-    let undone: Result<(), LoadError> = undone.await;
-    if let Err(error) = undone {
-        warn!(%error, "a failed start left something behind");
-    }
-}
-
 /// Needs what the calls need, not a certain user.
 fn check_privileges() -> Result<(), LoadError> {
     // CAP_SYS_ADMIN, the older one, stands for CAP_BPF, too.
@@ -295,41 +245,6 @@ fn config(options: &Options, uplink: &Interface, vxlan: &Interface, node: u16) -
     }
 }
 
-/// Decides about pinned maps. True: those of another release are put aside and still forward.
-fn make_room(pins: &Pins) -> Result<bool, LoadError> {
-    let pinned = pins.maps().join(maps::CONFIG);
-    if !pinned.exists() {
-        if pins.link_names()?.is_empty() {
-            // A start that was killed among the first maps left them: they may be of any release.
-            pins.remove_maps()?;
-        }
-        return Ok(pins.has_old());
-    }
-    match pinned_config(&pinned).map(|config| config.abi) {
-        Some(ABI_VERSION) => Ok(pins.has_old()),
-        // Made and never filled in: nothing was attached to them.
-        Some(0) => {
-            pins.remove_maps()?;
-            Ok(pins.has_old())
-        }
-        abi => {
-            warn!(?abi, own = ABI_VERSION, "maps of another release: replaced at the first plan");
-            pins.put_aside()?;
-            Ok(true)
-        }
-    }
-}
-
-/// Configuration in pinned maps; `None` if there is none or it has another form.
-fn pinned_config(path: &Path) -> Option<Config> {
-    open_config(path)?.get(&0, 0).ok()
-}
-
-fn open_config(path: &Path) -> Option<Array<MapData, Config>> {
-    let data = MapData::from_pin(path).ok()?;
-    aya::maps::Map::from_map_data(data).ok()?.try_into().ok()
-}
-
 fn load_object(pins: &Pins, options: &Options) -> Result<Ebpf, LoadError> {
     let mut loader = EbpfLoader::new();
     for name in maps::ALL {
@@ -354,66 +269,4 @@ fn load_object(pins: &Pins, options: &Options) -> Result<Ebpf, LoadError> {
         })?;
     }
     Ok(ebpf)
-}
-
-async fn find_uplink(net: &Net, options: &Options) -> Result<Interface, LoadError> {
-    let addresses = net.addresses().await?;
-    let holder = addresses.iter().find(|(_, address)| *address == options.data_path_addr);
-    let found = match (&options.uplink, holder) {
-        (Some(name), _) => net
-            .by_name(name)
-            .await?
-            .ok_or_else(|| LoadError::Uplink(format!("interface {name} does not exist")))?,
-        (None, Some((index, _))) => net
-            .by_index(*index)
-            .await?
-            .ok_or_else(|| LoadError::Uplink(format!("interface {index} went away")))?,
-        (None, None) => {
-            let address = options.data_path_addr;
-            return Err(LoadError::Uplink(format!("no interface has the address {address}")));
-        }
-    };
-    if found.mac.is_none() {
-        let name = found.name;
-        return Err(LoadError::Uplink(format!("interface {name} is no Ethernet interface")));
-    }
-    Ok(found)
-}
-
-/// Why the VXLAN device could not be made or used.
-fn vxlan_failed(error: rtnetlink::Error, options: &Options, what: &'static str) -> LoadError {
-    match errno(&error) {
-        Some(libc::EEXIST | libc::EADDRINUSE) => LoadError::VxlanPort { port: options.vxlan_port },
-        _ => failed(&options.vxlan_name(), what)(error).into(),
-    }
-}
-
-/// The VXLAN device, found or made. It is up only where its program has been attached.
-async fn vxlan_device(net: &Net, options: &Options) -> Result<Interface, LoadError> {
-    let name = options.vxlan_name();
-    let port = options.vxlan_port;
-    let mut device = net.by_name(&name).await?;
-    if let Some(found) = &device {
-        match found.vxlan {
-            Some((held, true)) if held == port => {}
-            Some((_, true)) => {
-                net.remove(found.index).await?;
-                device = None;
-            }
-            _ => {
-                let alias = found.alias.clone();
-                return Err(Error::Taken { interface: name, alias }.into());
-            }
-        }
-    }
-    if device.is_none() {
-        let made = net.add_vxlan(&name, port).await;
-        made.map_err(|error| vxlan_failed(error, options, "make it"))?;
-        device = net.by_name(&name).await?;
-    }
-    let device = device.ok_or_else(|| Error::Missing { interface: name.clone() })?;
-    if let Err(error) = net.no_own_address(device.index).await {
-        debug!(%error, interface = %name, "the kernel gives it an IPv6 address of its own");
-    }
-    Ok(device)
 }
