@@ -49,7 +49,8 @@ pub fn source_port(hash: u32) -> u16 {
 
 /// The port that the task sees for a client that uses its own for another frontend already.
 ///
-/// From the upper half, where clients choose theirs, and never the client's own.
+/// From 1024 up to the half, below what Linux, Windows and BSD give their clients, so that it seldom
+/// is another flow's; and never the client's own.
 /// It depends on nothing that may change while the flow lives, so that a flow that was forgotten
 /// finds the same one again. Only the backend node uses it.
 ///
@@ -59,7 +60,9 @@ pub fn source_port(hash: u32) -> u16 {
 pub fn alternate_port(port: u16, frontend: u32, frontend_port: u16) -> u16 {
     let all = u64::from(frontend) << 32 | u64::from(frontend_port) << 16 | u64::from(port);
     let mixed = round(round(all, 0), 1).wrapping_mul(MULTIPLIERS[0]);
-    let alternate = 0x8000 | (mixed >> 48) as u16;
+    // A sixteen-bit fraction of the range; the mask takes nothing away.
+    let fraction = ((mixed >> 48) * (0x8000 - 0x400)) >> 16;
+    let alternate = 0x400 + (fraction & 0x7fff) as u16;
     if alternate == port { alternate ^ 1 } else { alternate }
 }
 

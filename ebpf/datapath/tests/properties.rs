@@ -65,22 +65,22 @@ proptest! {
 
 proptest! {
     #[test]
-    fn an_alternate_is_another_port_of_the_upper_half(
+    fn an_alternate_is_another_port_below_those_of_clients(
         port in any::<u16>(), frontend in any::<u32>(), frontend_port in any::<u16>(),
     ) {
         let alternate = hash::alternate_port(port, frontend, frontend_port);
-        prop_assert!(alternate >= 0x8000);
+        prop_assert!((1024..32_768).contains(&alternate));
         prop_assert_ne!(alternate, port);
     }
 }
 
 #[test]
 fn a_clients_alternates_for_one_frontend_seldom_meet() {
-    // 28,232 ports that a client chooses from, thrown into 32,768: 19,600 of them are to be met.
+    // 28,232 ports that a client chooses from, thrown into 31,744: some 18,700 are to be hit.
     let ports = 32_768..61_000;
     let alternate = |port| hash::alternate_port(port, 0x0a58_0002, 8080);
     let met: std::collections::HashSet<u16> = ports.map(alternate).collect();
-    assert!((18_500..20_700).contains(&met.len()), "{}", met.len());
+    assert!((18_300..19_100).contains(&met.len()), "{}", met.len());
 }
 
 /// Share of the busiest and the idlest of `backends`, of an even share.
