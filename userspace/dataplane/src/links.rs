@@ -15,14 +15,13 @@ use tracing::{debug, info, warn};
 
 use crate::error::{Error, LoadError};
 use crate::net::Interface;
-use crate::options::{TcMode, XdpMode};
+use crate::options::{Options, TcMode, XdpMode};
 use crate::pins::Pins;
 use crate::sys;
 use crate::vlan;
 
-/// Our clsact filter's place: nobody else's default.
+/// Our clsact filters' priority: nobody else's default.
 const PRIORITY: u16 = 0x5348;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Names of the uplink's pinned XDP link.
 const XDP_NATIVE: &str = "xdp-native";
@@ -51,6 +50,8 @@ impl Tc {
 pub(crate) struct Links {
     pins: Pins,
     mode: TcMode,
+    /// Our clsact filter's place.
+    handle: TcHandle,
     /// What the first attachment found out.
     tc: Option<Tc>,
     /// What was said last about it.
@@ -58,8 +59,9 @@ pub(crate) struct Links {
 }
 
 impl Links {
-    pub(crate) fn new(pins: Pins, mode: TcMode) -> Self {
-        Self { pins, mode, tc: None, why_no_xdp: None }
+    pub(crate) fn new(pins: Pins, options: &Options) -> Self {
+        let handle = clsact_handle(options);
+        Self { pins, mode: options.tc, handle, tc: None, why_no_xdp: None }
     }
 
     pub(crate) fn tc(&self) -> Option<Tc> {
@@ -94,11 +96,12 @@ impl Links {
         if let Some(new) = by_tcx {
             self.remove_pins(name, Some(interface.index))?;
             // A filter of an earlier start in the other mode would see each packet again.
-            detach_clsact(&interface.name);
+            detach_clsact(&interface.name, self.handle);
             self.tc = Some(Tc::Tcx);
             Ok(new)
         } else {
-            let new = attach_clsact(classifier, &interface.name).map_err(attach_failed)?;
+            let new =
+                attach_clsact(classifier, &interface.name, self.handle).map_err(attach_failed)?;
             self.remove_pins(name, None)?;
             self.tc = Some(Tc::Clsact);
             Ok(new)
@@ -302,18 +305,35 @@ fn feature(feature: &'static str, cause: Cause) -> LoadError {
     LoadError::Feature { feature, cause }
 }
 
+/// Where our clsact filter is among those of our priority. Daemons of other prefixes have their own,
+/// so that none replaces another's in one network namespace.
+pub(crate) fn clsact_handle(options: &Options) -> TcHandle {
+    // FNV-1a, folded: the same in every release.
+    let hash = options
+        .prefix
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    let folded = (hash >> 16) as u16 ^ hash as u16;
+    // 0 would let the kernel choose.
+    TcHandle::new(0, folded.max(1))
+}
+
 /// True if there was no filter of ours.
-fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<bool, Cause> {
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    interface: &str,
+    handle: TcHandle,
+) -> Result<bool, Cause> {
     // There may be one already, ours or another's; both are right.
     if let Err(error) = tc::qdisc_add_clsact(interface) {
         debug!(%error, interface, "clsact");
     }
     let held =
-        SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)?;
+        SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, handle, None)?;
     let (id, new) = match program.attach_to_link(held) {
         Ok(id) => (id, false),
         Err(_) => {
-            let place = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let place = NlOptions { priority: PRIORITY, handle, classid: None };
             let options = TcAttachOptions::Netlink(place);
             (program.attach_with_options(interface, TcAttachType::Ingress, options)?, true)
         }
@@ -324,9 +344,9 @@ fn attach_clsact(program: &mut SchedClassifier, interface: &str) -> Result<bool,
 }
 
 /// Removes our clsact filter, if there is one.
-pub(crate) fn detach_clsact(interface: &str) {
+pub(crate) fn detach_clsact(interface: &str, handle: TcHandle) {
     let held =
-        SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None);
+        SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, handle, None);
     drop(held);
 }
 

@@ -105,7 +105,7 @@ impl Dataplane {
         let serving = take(&mut ebpf, maps::ADDRESSES)?;
         let serving = Addresses::new(serving, options.data_path_addr, uplink.index);
         let neighbours = Neighbours::start(Nodes::open(nodes, numbers)?, serving);
-        let links = Links::new(pins.clone(), options.tc);
+        let links = Links::new(pins.clone(), &options);
         let mut dataplane = Self {
             options,
             ebpf,

@@ -10,7 +10,7 @@ use shoal_datapath::abi::{ABI_VERSION, Config, maps};
 use tracing::warn;
 
 use crate::error::{Error, LoadError};
-use crate::links::detach_clsact;
+use crate::links::{clsact_handle, detach_clsact};
 use crate::net::{Interface, Net};
 use crate::options::Options;
 use crate::pins::Pins;
@@ -51,7 +51,7 @@ pub(crate) async fn undo(pins: &Pins, options: &Options, uplink: &Interface) {
     let undone = async {
         vlan::restore(pins, uplink);
         pins.remove_all()?;
-        detach_clsact(&uplink.name);
+        detach_clsact(&uplink.name, clsact_handle(options));
         let net = Net::open().map_err(Error::io("open a netlink socket"))?;
         match net.by_name(&options.vxlan_name()).await? {
             Some(device) if device.vxlan.is_some() => Ok(net.remove(device.index).await?),

@@ -6,7 +6,7 @@ use aya::maps::{Array, Map, MapData};
 use shoal_datapath::abi::{Config, Mac, NODES_MAX, Node, maps};
 
 use crate::error::Error;
-use crate::links::detach_clsact;
+use crate::links::{clsact_handle, detach_clsact};
 use crate::neighbours::{manage, managed_on};
 use crate::net::Net;
 use crate::options::Options;
@@ -32,7 +32,7 @@ pub async fn unload(options: &Options) -> Result<(), Error> {
             }
         }
         if let Some(uplink) = net.by_index(config.uplink).await? {
-            detach_clsact(&uplink.name);
+            detach_clsact(&uplink.name, clsact_handle(options));
             vlan::restore(pins, &uplink);
         }
     }

@@ -265,3 +265,31 @@ fn a_process_killed_at_any_moment_leaves_what_the_next_one_repairs() {
         assert_eq!(links.len(), if clsact { 0 } else { 4 }, "{links:?}");
     }
 }
+
+#[test]
+fn two_daemons_of_one_namespace_leave_each_other_s_filters() {
+    if !needs_root() {
+        return;
+    }
+    let mut host = Host::alone();
+    host.options.tc = TcMode::Clsact;
+    let mut other = host.options.clone();
+    other.pin_dir = host.pin_dir().join("other");
+    other.prefix = "other".into();
+    other.vxlan_port = 4790;
+    let filters = || {
+        let filters = host.ns.sh("tc filter show dev eth0 ingress");
+        filters.matches("direct-action").count()
+    };
+    host.ns.block_on(|| async {
+        for _ in 0..2 {
+            drop(load(&host.options).await);
+            drop(load(&other).await);
+            assert_eq!(filters(), 2);
+        }
+        shoal_dataplane::unload(&other).await.unwrap();
+        assert_eq!(filters(), 1);
+        let mut left = load(&host.options).await;
+        assert_eq!(left.resync().await.unwrap(), 0);
+    });
+}
