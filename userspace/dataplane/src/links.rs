@@ -313,7 +313,7 @@ pub(crate) fn clsact_handle(options: &Options) -> TcHandle {
         .prefix
         .bytes()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    let folded = (hash >> 16) as u16 ^ hash as u16;
+    let folded = u16::try_from(hash >> 16 ^ hash & 0xffff).expect("both halves have 16 bits");
     // 0 would let the kernel choose.
     TcHandle::new(0, folded.max(1))
 }
