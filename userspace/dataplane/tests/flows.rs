@@ -81,12 +81,8 @@ fn a_client_port_goes_from_node_to_node_when_its_connection_ended() {
             line(&mut stream).unwrap();
             echoes(&mut stream, "there");
             // Broken off, so that no end keeps the port for a minute.
-            socket::setsockopt(
-                &stream,
-                sockopt::Linger,
-                &libc::linger { l_onoff: 1, l_linger: 0 },
-            )
-            .unwrap();
+            socket::setsockopt(&stream, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })
+                .unwrap();
         }
     });
     let counters = cluster.kill();
