@@ -53,30 +53,12 @@ impl Lab {
             .with_context(|| format!("cannot kill {} (process {})", task.name, task.pid))
     }
 
-    /// Image and path of the `shoal` binary in it, for tasks that run the responder.
-    ///
-    /// The image is the machine's own root, unless the binary lies where every task has an empty
-    /// file system of its own: then a small root is made that holds the binary and its libraries.
+    /// Image and path of the lab's `shoal` binary in it: [`image`].
     ///
     /// # Errors
     /// The small root cannot be made.
     pub fn image(&self) -> Result<(String, String)> {
-        let hidden = ["/tmp", "/run", "/dev", "/proc", "/sys", "/var/run"];
-        if !hidden.iter().any(|folder| self.binary().starts_with(folder)) {
-            return Ok(("rootfs:/".to_owned(), self.binary().display().to_string()));
-        }
-        let rootfs = self.dir().join("rootfs");
-        for folder in ["dev", "proc", "sys", "tmp", "run", "etc"] {
-            fs::create_dir_all(rootfs.join(folder))?;
-        }
-        copy_into(self.binary(), &rootfs.join("bin/shoal"))?;
-        let libraries =
-            Command::new("ldd").arg(self.binary()).output().context("cannot run ldd")?;
-        let libraries = super::checked("ldd", &libraries)?;
-        for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
-            copy_into(Path::new(path), &rootfs.join(path.trim_start_matches('/')))?;
-        }
-        Ok((format!("rootfs:{}", rootfs.display()), "/bin/shoal".to_owned()))
+        image(self.binary(), &self.dir().join("rootfs"))
     }
 
     /// Fails if any host or task counted a packet with a bad checksum since it was made.
@@ -97,6 +79,30 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+/// Image and path of a `shoal` binary in it, for tasks that run the responder.
+///
+/// The image is the machine's own root, unless the binary lies where every task has an empty file
+/// system of its own: then a small root is made at `rootfs` that holds the binary and its libraries.
+///
+/// # Errors
+/// The small root cannot be made.
+pub fn image(binary: &Path, rootfs: &Path) -> Result<(String, String)> {
+    let hidden = ["/tmp", "/run", "/dev", "/proc", "/sys", "/var/run"];
+    if !hidden.iter().any(|folder| binary.starts_with(folder)) {
+        return Ok(("rootfs:/".to_owned(), binary.display().to_string()));
+    }
+    for folder in ["dev", "proc", "sys", "tmp", "run", "etc"] {
+        fs::create_dir_all(rootfs.join(folder))?;
+    }
+    copy_into(binary, &rootfs.join("bin/shoal"))?;
+    let libraries = Command::new("ldd").arg(binary).output().context("cannot run ldd")?;
+    let libraries = super::checked("ldd", &libraries)?;
+    for path in libraries.split_whitespace().filter(|word| word.starts_with('/')) {
+        copy_into(Path::new(path), &rootfs.join(path.trim_start_matches('/')))?;
+    }
+    Ok((format!("rootfs:{}", rootfs.display()), "/bin/shoal".to_owned()))
 }
 
 /// `InCsumErrors` counters that are not zero, in the calling thread's namespace.

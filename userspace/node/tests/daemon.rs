@@ -92,6 +92,12 @@ impl Hosts {
         self.dir.path().join(host.to_string())
     }
 
+    /// An image that holds this binary, and the binary's path in it.
+    fn image(&self) -> (String, String) {
+        let rootfs = self.dir.path().join("rootfs");
+        shoal_tests::lab::tasks::image(Path::new(SHOAL), &rootfs).expect("an image can be made")
+    }
+
     /// `shoal` inside a host's network, without this process's `SHOAL_*`.
     fn command(&self, host: char, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
@@ -233,7 +239,8 @@ fn a_service_is_served_scaled_and_removed_and_outlives_its_daemon() {
     assert!(hosts.fails('a', &["init"]).contains("already part of a swarm"));
 
     let web = ["service", "create", "--name", "web", "--replicas", "3", "-p", "8080:80"];
-    let created = hosts.shoal('a', &[&web[..], &["rootfs:/", SHOAL, "responder"]].concat());
+    let (image, shoal) = hosts.image();
+    let created = hosts.shoal('a', &[&web[..], &[&image, &shoal, "responder"]].concat());
     let stderr = String::from_utf8_lossy(&created.stderr);
     assert!(created.status.success(), "{stderr}\n{}", hosts.logs());
     assert!(stderr.ends_with("verify: Service converged\n"), "{stderr}");
@@ -311,7 +318,8 @@ fn a_worker_joins_comes_back_and_says_what_it_is_not() {
 
     // A task on each host, and each host answers for both.
     let web = ["service", "create", "--name", "web", "--replicas", "2", "-p", "8080:80"];
-    hosts.ok('a', &[&web[..], &["rootfs:/", SHOAL, "responder"]].concat());
+    let (image, shoal) = hosts.image();
+    hosts.ok('a', &[&web[..], &[&image, &shoal, "responder"]].concat());
     let nodes = |client, address: &str| {
         let answers = (0..30).map(|_| hosts.get(client, address).expect("the service is there"));
         let nodes = answers.map(|answer| answer["node"].as_str().unwrap().to_owned());
