@@ -18,6 +18,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
+/// Begins every name that these tests give in the kernel; the process's id follows.
+const PREFIX: &str = "shn";
 
 /// Two namespaces on one link: `a` is a host, `b` a client or another host.
 struct Hosts {
@@ -56,15 +58,14 @@ fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 
 impl Hosts {
     fn new() -> Self {
+        sweep();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let prefix = format!("shn{}x{count}", std::process::id());
-        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-        let cgroup2 = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
-        let cgroup = cgroup2.and_then(|line| line.split(' ').nth(1));
+        let prefix = format!("{PREFIX}{}x{count}", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&format!("{prefix}.")).tempdir();
         let hosts = Self {
-            cgroup: cgroup.map(|mount| Path::new(mount).join(&prefix)),
-            dir: tempfile::tempdir().expect("a temporary folder can be made"),
+            cgroup: cgroup2().map(|mount| mount.join(&prefix)),
+            dir: dir.expect("a temporary folder can be made"),
             daemons: Vec::new(),
             prefix,
         };
@@ -207,6 +208,62 @@ impl Drop for Hosts {
         if let Some(cgroup) = &self.cgroup {
             let _ = std::fs::remove_dir(cgroup);
         }
+    }
+}
+
+/// Where cgroup version 2 is mounted.
+fn cgroup2() -> Option<PathBuf> {
+    mounts().find(|(_, kind)| kind == "cgroup2").map(|(mount, _)| mount)
+}
+
+/// Every mount of this machine and its kind.
+fn mounts() -> impl Iterator<Item = (PathBuf, String)> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let parse = |line: &str| {
+        let mut fields = line.split(' ').skip(1);
+        Some((PathBuf::from(fields.next()?), fields.next()?.to_owned()))
+    };
+    mounts.lines().filter_map(parse).collect::<Vec<_>>().into_iter()
+}
+
+/// Whether a name is one that a run of these tests gave and that run is gone.
+fn is_left_over(name: &str) -> bool {
+    let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('x'));
+    pid.and_then(|(pid, _)| pid.parse::<u32>().ok())
+        .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
+/// Takes away what a run that was killed, as by a time-out, could not.
+fn sweep() {
+    let entries = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|entry| is_left_over(&entry.file_name().to_string_lossy()))
+    };
+    let networks: Vec<_> =
+        entries(Path::new("/run/netns")).map(|entry| entry.file_name()).collect();
+    for network in &networks {
+        let pids = Command::new("ip").args(["netns", "pids"]).arg(network).output();
+        let pids = pids.map(|output| output.stdout).unwrap_or_default();
+        for pid in String::from_utf8_lossy(&pids).split_whitespace() {
+            let _ = kill(Pid::from_raw(pid.parse().expect("a pid")), Signal::SIGKILL);
+        }
+    }
+    for entry in cgroup2().iter().flat_map(|mount| entries(mount)) {
+        remove_cgroups(&entry.path());
+    }
+    let temporary = std::env::temp_dir();
+    for (mount, _) in mounts() {
+        let below = mount.strip_prefix(&temporary).ok();
+        let first = below.and_then(|path| path.components().next());
+        if first.is_some_and(|name| is_left_over(&name.as_os_str().to_string_lossy())) {
+            let _ = nix::mount::umount(&mount);
+        }
+    }
+    for entry in entries(&temporary) {
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+    for network in &networks {
+        let _ = Command::new("ip").args(["netns", "del"]).arg(network).status();
     }
 }
 
