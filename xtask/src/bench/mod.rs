@@ -97,7 +97,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 Some(binary) => binary.canonicalize().context("no such binary")?,
                 None => build::shoal(true)?,
             };
-            let code = guard::guarded(PREFIX, || {
+            return guard::guarded(PREFIX, || {
                 let lab = Lab::owned(&root(), PREFIX, 4)?.with_binary(shoal);
                 let measured = self::mesh(&lab, &mesh);
                 if measured.is_err() {
@@ -108,14 +108,12 @@ pub fn run(args: Args) -> Result<ExitCode> {
                     Format::Table => print!("{}", report.table()),
                     Format::Json => println!("{}", report.json()),
                 }
+                drop(lab);
+                if !mesh.no_programs {
+                    programs(mesh.format)?;
+                }
                 Ok(ExitCode::SUCCESS)
-            })?;
-            if code != ExitCode::SUCCESS {
-                return Ok(code);
-            }
-            if !mesh.no_programs {
-                programs(mesh.format)?;
-            }
+            });
         }
     }
     Ok(ExitCode::SUCCESS)
