@@ -12,7 +12,11 @@ use crate::{build, setup, shell};
 pub fn run() -> Result<ExitCode> {
     setup::for_build()?;
     setup::for_test()?;
-    step("fmt", || run_cargo(&["fmt", "--all", "--check"]))?;
+    step("fmt", || {
+        run_cargo(&["fmt", "--all", "--check"])?;
+        // A workspace of its own, which `--all` does not reach.
+        run_cargo(&["fmt", "--manifest-path", "ebpf/programs/Cargo.toml", "--check"])
+    })?;
     step("tidy", || run_cargo(&["run", "--quiet", "--package", "xtask", "--", "tidy"]))?;
     step("build", || build::shoal(false).map(drop))?;
     step("clippy", || {
