@@ -106,6 +106,7 @@ impl Answer {
                     .and_then(|node| node.manager.as_ref())
                     .map_or(0, |manager| manager.raft_id),
                 managers: store.manager_addrs(),
+                certificate: None,
             })),
             Self::Stored => None,
         };

@@ -249,7 +249,11 @@ impl Dispatcher {
                     *pulse = Pulse::Down(Some(self.now + ORPHANED_AFTER));
                     let Some(node) = draft.node(node_id) else { continue };
                     let message = "heartbeat failure".into();
-                    let status = NodeStatus { state: NodeState::Down.into(), message };
+                    let status = NodeStatus {
+                        state: NodeState::Down.into(),
+                        message,
+                        ..NodeStatus::default()
+                    };
                     draft.put(Node { status: Some(status), ..Node::clone(node) });
                     if let Some(session_id) = self.by_node.remove(node_id) {
                         let silent = self.now.since(seen).as_millis();
@@ -297,7 +301,7 @@ fn register(draft: &mut Draft<'_>, request: &SessionRequest) {
     if !request.data_path_addr.is_empty() {
         node.data_path_addr.clone_from(&request.data_path_addr);
     }
-    node.status = Some(NodeStatus { state: NodeState::Ready.into(), message: String::new() });
+    node.status = Some(NodeStatus { state: NodeState::Ready.into(), ..NodeStatus::default() });
     draft.put(node);
 }
 

@@ -37,6 +37,11 @@ pub(crate) fn write(
         write::Write::RemoveService(request) => remove_service(draft, &request),
         write::Write::UpdateNode(request) => update_node(draft, request),
         write::Write::Join(request) => join(draft, request),
+        write::Write::RemoveNode(_)
+        | write::Write::UpdateCluster(_)
+        | write::Write::Renew(_)
+        | write::Write::Leave(_)
+        | write::Write::Moved(_) => Err(Refusal::Empty),
     }
 }
 
@@ -58,6 +63,7 @@ pub(crate) fn bootstrap(
             name: "default".into(),
             seed: ids.next_u64(),
             last: Some(Cursors::default()),
+            ..Cluster::default()
         });
         draft.put(network);
     }

@@ -128,6 +128,7 @@ impl Agent {
             node_id: config.node_id,
             description: Some(config.description),
             data_path_addr: config.data_path_addr,
+            ..SessionRequest::default()
         };
         let session = Session { request, managers, worker, kernel: kernel.clone(), reporter };
         Ok(Self { kernel, session: tokio::spawn(session.run()) })

@@ -211,7 +211,7 @@ async fn receive(
             }
             Some(Message::Managers(list)) => managers.update(&list.addrs),
             // A newer manager may say more than we know.
-            Some(Message::Start(_)) | None => {}
+            Some(Message::Start(_) | Message::Standing(_)) | None => {}
         }
     }
 }

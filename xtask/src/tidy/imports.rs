@@ -6,7 +6,7 @@ use super::File;
 
 /// Each crate and the crates of the workspace it may use. A crate that is not here is a problem:
 /// whoever adds one decides where it stands.
-const TABLE: [(&str, &[&str]); 13] = [
+const TABLE: [(&str, &[&str]); 14] = [
     ("shoal-datapath", &[]),
     ("shoal-programs", &["shoal-datapath"]),
     ("shoal-api", &[]),
@@ -14,12 +14,21 @@ const TABLE: [(&str, &[&str]); 13] = [
     ("shoal-identity", &["shoal-api"]),
     ("shoal-routing", &["shoal-api", "shoal-datapath"]),
     ("shoal-dataplane", &["shoal-routing", "shoal-datapath"]),
-    ("shoal-manager", &["shoal-control", "shoal-identity", "shoal-api"]),
-    ("shoal-agent", &["shoal-routing", "shoal-identity", "shoal-api"]),
+    ("shoal-transport", &["shoal-identity", "shoal-api"]),
+    ("shoal-manager", &["shoal-control", "shoal-transport", "shoal-identity", "shoal-api"]),
+    ("shoal-agent", &["shoal-routing", "shoal-transport", "shoal-identity", "shoal-api"]),
     ("shoal-engine-api", &["shoal-api"]),
     (
         "shoal-node",
-        &["shoal-manager", "shoal-agent", "shoal-dataplane", "shoal-engine-api", "shoal-api"],
+        &[
+            "shoal-manager",
+            "shoal-agent",
+            "shoal-dataplane",
+            "shoal-engine-api",
+            "shoal-transport",
+            "shoal-identity",
+            "shoal-api",
+        ],
     ),
     ("shoal-tests", &["shoal-datapath"]),
     ("xtask", &["shoal-tests"]),

@@ -50,6 +50,7 @@ pub(crate) fn node_request(node: &str, role: NodeRole) -> JoinRequest {
         addr: format!("10.88.0.{number}:2377"),
         data_path_addr: format!("10.88.0.{number}"),
         data_path_port: 0,
+        ..JoinRequest::default()
     }
 }
 

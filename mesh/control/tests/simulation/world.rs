@@ -269,5 +269,6 @@ fn join(number: u32) -> JoinRequest {
         addr: format!("10.88.0.{number}:2377"),
         data_path_addr: format!("10.88.0.{number}"),
         data_path_port: 0,
+        ..JoinRequest::default()
     }
 }

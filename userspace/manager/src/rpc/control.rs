@@ -88,12 +88,44 @@ impl Control for ControlRpc {
         }
     }
 
+    async fn remove_node(
+        &self,
+        _request: Request<shoal_api::RemoveNodeRequest>,
+    ) -> Result<Response<shoal_api::RemoveNodeResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn get_cluster(
+        &self,
+        _request: Request<shoal_api::GetClusterRequest>,
+    ) -> Result<Response<shoal_api::GetClusterResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn update_cluster(
+        &self,
+        _request: Request<shoal_api::UpdateClusterRequest>,
+    ) -> Result<Response<shoal_api::UpdateClusterResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn get_unlock_key(
+        &self,
+        _request: Request<shoal_api::GetUnlockKeyRequest>,
+    ) -> Result<Response<shoal_api::GetUnlockKeyResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
     async fn list_nodes(
         &self,
         _request: Request<ListRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
         let nodes = self.read(|store| store.nodes().cloned().collect()).await?;
-        Ok(Response::new(ListNodesResponse { nodes, leader_id: self.leader_id() }))
+        Ok(Response::new(ListNodesResponse {
+            nodes,
+            leader_id: self.leader_id(),
+            ..ListNodesResponse::default()
+        }))
     }
 
     async fn list_services(

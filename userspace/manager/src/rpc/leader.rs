@@ -43,6 +43,13 @@ impl Leader for LeaderRpc {
         }
     }
 
+    async fn announce(
+        &self,
+        _request: Request<shoal_api::AnnounceRequest>,
+    ) -> Result<Response<shoal_api::AnnounceResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
     async fn read_index(
         &self,
         _request: Request<ReadIndexRequest>,
@@ -51,7 +58,7 @@ impl Leader for LeaderRpc {
         let index = to_leader::own_read_index(&self.0, deadline).await;
         let index = index.ok_or_else(|| self.not_leader())?;
         let leader_id = self.0.node_id.clone();
-        Ok(Response::new(ReadIndexResponse { index, leader_id }))
+        Ok(Response::new(ReadIndexResponse { index, leader_id, reachable: Vec::new() }))
     }
 
     async fn status(

@@ -54,6 +54,7 @@ async fn the_node_of_a_dead_leader_is_down_three_seconds_after_its_death() {
         node_id: node_id.clone(),
         description: Some(description(&node_id)),
         data_path_addr: "127.0.0.1".into(),
+        ..SessionRequest::default()
     };
     let session = cluster.hosts[leader].dispatcher().session(request).await.unwrap();
     wait_for_state(&cluster, leader, &node_id, NodeState::Ready).await;
@@ -192,6 +193,7 @@ async fn a_leader_without_a_quorum_ends_its_sessions_and_declares_nobody_down() 
         node_id: node_id.clone(),
         description: Some(description(&node_id)),
         data_path_addr: "127.0.0.1".into(),
+        ..SessionRequest::default()
     };
     let open = host.dispatcher().session(request).await.unwrap();
     let mut session = open.into_inner();

@@ -77,6 +77,7 @@ impl Host {
             addr: self.addr.clone(),
             data_path_addr: "127.0.0.1".into(),
             data_path_port: 0,
+            ..JoinRequest::default()
         }
     }
 

@@ -17,6 +17,7 @@ fn request(node_id: &str) -> SessionRequest {
         node_id: node_id.into(),
         description: Some(description(node_id)),
         data_path_addr: "127.0.0.1".into(),
+        ..SessionRequest::default()
     }
 }
 

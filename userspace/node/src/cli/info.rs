@@ -33,6 +33,8 @@ fn state(info: &InfoResponse) -> &'static str {
         LocalState::Inactive => "inactive",
         LocalState::Pending => "pending",
         LocalState::Active => "active",
+        LocalState::Error => "error",
+        LocalState::Locked => "locked",
     }
 }
 
@@ -113,6 +115,7 @@ mod tests {
             dataplane: vec!["xdp=native".into()],
             held_index: 7,
             counters: vec![Counter { name: "no_backend".into(), packets: 2, bytes: 120 }],
+            ..InfoResponse::default()
         };
         assert_eq!(
             text(&info),

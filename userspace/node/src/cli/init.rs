@@ -28,7 +28,12 @@ pub async fn run(client: &Client, args: Args) -> anyhow::Result<()> {
             ))
         })?;
     }
-    let answer = client.local().await?.init(InitRequest { advertise_addr }).await?.into_inner();
+    let answer = client
+        .local()
+        .await?
+        .init(InitRequest { advertise_addr, ..InitRequest::default() })
+        .await?
+        .into_inner();
     say(&format!(
         "Swarm initialized: current node ({}) is now a manager.\n\n\
          To add a worker to this swarm, run the following command:\n\n    \

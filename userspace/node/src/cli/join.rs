@@ -41,6 +41,7 @@ pub async fn run(client: &Client, args: Args) -> anyhow::Result<()> {
         addrs,
         role: role.into(),
         advertise_addr: args.advertise_addr.unwrap_or_default(),
+        ..JoinClusterRequest::default()
     };
     let answer = client.local().await?.join(request).await?.into_inner();
     let role = match answer.role() {

@@ -49,6 +49,7 @@ impl Service for Local {
             node_id: record.node_id,
             cluster_id: record.cluster_id,
             addr: record.advertise_addr,
+            ..InitResponse::default()
         }))
     }
 
@@ -67,6 +68,36 @@ impl Service for Local {
             node_id: record.node_id,
             role: role(record.role).into(),
         }))
+    }
+
+    async fn leave(
+        &self,
+        _request: Request<shoal_api::LeaveRequest>,
+    ) -> Result<Response<shoal_api::LeaveResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn unlock(
+        &self,
+        _request: Request<shoal_api::UnlockRequest>,
+    ) -> Result<Response<shoal_api::UnlockResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    type BackupStream = tokio_stream::Empty<Result<shoal_api::BackupPiece, Status>>;
+
+    async fn backup(
+        &self,
+        _request: Request<shoal_api::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        Err(Status::unimplemented("not there yet"))
+    }
+
+    async fn restore(
+        &self,
+        _request: Request<tonic::Streaming<shoal_api::RestoreRequest>>,
+    ) -> Result<Response<shoal_api::RestoreResponse>, Status> {
+        Err(Status::unimplemented("not there yet"))
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {

@@ -87,6 +87,7 @@ impl Cluster {
             },
             data_path_addr: record.data_path_addr.to_string(),
             data_path_port: self.0.config.data_path_port.into(),
+            ..JoinRequest::default()
         }
     }
 

@@ -1,0 +1,1 @@
+//! Who may join and what a certificate says.
