@@ -25,6 +25,8 @@ type Tool = (&'static str, &'static str);
 
 /// What a lab is made with.
 const LAB: [Tool; 3] = [("ip", "iproute2"), ("ethtool", "ethtool"), ("setsid", "util-linux")];
+/// What tests ask and listen with, beside a lab's tools.
+const TEST: [Tool; 3] = [("tcpdump", "tcpdump"), ("curl", "curl"), ("openssl", "openssl")];
 /// What benchmarks compare with and measure by.
 const BENCH: [Tool; 4] =
     [("nft", "nftables"), ("haproxy", "haproxy"), ("wrk", "wrk"), ("iperf3", "iperf3")];
@@ -32,7 +34,7 @@ const BENCH: [Tool; 4] =
 /// Everything that any chore needs.
 pub fn all() -> Result<()> {
     compiler()?;
-    packages(&[LAB.as_slice(), &BENCH].concat())?;
+    packages(&[LAB.as_slice(), &TEST, &BENCH].concat())?;
     nextest()
 }
 
@@ -48,7 +50,7 @@ pub fn for_lab() -> Result<()> {
 
 /// What tests need.
 pub fn for_test() -> Result<()> {
-    packages(&LAB)?;
+    packages(&[LAB.as_slice(), &TEST].concat())?;
     nextest()
 }
 

@@ -8,10 +8,12 @@
 //! * [`net`] makes namespaces, links and the switch; [`wire`] makes the links behave as a wire.
 //! * [`daemon`] starts and kills the daemons and forms the cluster.
 //! * [`sweep`] takes everything away; [`registry`] knows which labs exist and who owns them.
+//! * [`capture`] listens on the switch.
 //! * [`http`] and [`asker`] are the client's side, [`tasks`] finds a host's tasks; [`plain`] makes
 //!   a task without Shoal, to compare with.
 
 pub mod asker;
+pub mod capture;
 pub mod daemon;
 pub mod http;
 pub mod net;
