@@ -195,7 +195,7 @@ impl Dispatcher for Service {
         let mut state = self.0.lock();
         state.check(&request.session_id)?;
         state.heartbeats.push((request.session_id, request.held_index));
-        Ok(Response::new(HeartbeatResponse {}))
+        Ok(Response::new(HeartbeatResponse::default()))
     }
 
     async fn update_task_status(

@@ -55,7 +55,7 @@ impl Dispatcher for DispatcherRpc {
         let (reply, known) = oneshot::channel();
         self.send(Command::Heartbeat { session_id, held_index, reply })?;
         match known.await {
-            Ok(true) => Ok(Response::new(HeartbeatResponse {})),
+            Ok(true) => Ok(Response::new(HeartbeatResponse::default())),
             Ok(false) => Err(status::no_session()),
             Err(_dropped) => Err(not_here(&self.0)),
         }
