@@ -14,24 +14,40 @@ use crate::lab::http::{self, Answer};
 use crate::lab::{CLIENT, Lab};
 use crate::{root, unique};
 
-/// A running cluster of managers; it ends with this value, after a look at every checksum counter.
+/// A running cluster; it ends with this value, after a look at every checksum counter.
 pub struct Cluster {
     /// Its hosts.
     pub lab: Lab,
 }
 
 impl Cluster {
-    /// Brings up `nodes` hosts with their daemons as one cluster.
+    /// Brings up `nodes` hosts with their daemons as one cluster of managers.
     ///
     /// # Panics
     /// There is no `shoal` binary, or the cluster does not form.
     pub fn up(letter: &str, nodes: usize) -> Self {
+        Self::up_with(letter, nodes, 0)
+    }
+
+    /// Brings up hosts as one cluster, managers first.
+    ///
+    /// # Panics
+    /// There is no `shoal` binary, or the cluster does not form.
+    pub fn up_with(letter: &str, managers: usize, workers: usize) -> Self {
+        let cluster = Self::hosts(letter, managers + workers);
+        cluster.must(cluster.lab.form_with(managers, workers));
+        cluster
+    }
+
+    /// Makes hosts without starting anything on them.
+    ///
+    /// # Panics
+    /// The kernel refuses.
+    pub fn hosts(letter: &str, nodes: usize) -> Self {
         let binary = std::env::var_os("SHOAL_BINARY")
             .map_or_else(|| root().join("target/debug/shoal"), PathBuf::from);
         let lab = Lab::owned(&root(), &unique(letter), nodes).expect("root can make a lab");
-        let cluster = Self { lab: lab.with_binary(binary) };
-        cluster.must(cluster.lab.form());
-        cluster
+        Self { lab: lab.with_binary(binary) }
     }
 
     /// Runs `shoal` against the daemon of `n1` and gives what it printed.

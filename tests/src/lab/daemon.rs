@@ -5,6 +5,7 @@
 //! outlives whoever started it, as a real host's daemon does.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -121,33 +122,68 @@ impl Lab {
     /// # Errors
     /// A daemon does not start or a step of the cluster's making fails.
     pub fn form(&self) -> Result<()> {
-        self.form_of(&self.nodes())
+        self.form_with(self.nodes, 0)
     }
 
-    /// As [`Lab::form`], of some of the hosts; the first one begins the cluster.
+    /// Starts the daemons of the first `managers + workers` hosts and makes one cluster of them;
+    /// `n1` begins it.
     ///
     /// # Errors
     /// A daemon does not start or a step of the cluster's making fails.
-    pub fn form_of(&self, nodes: &[String]) -> Result<()> {
-        let first = nodes.first().context("a cluster has a first node")?;
+    pub fn form_with(&self, managers: usize, workers: usize) -> Result<()> {
+        let hosts = self.nodes();
+        ensure!(
+            managers > 0 && managers + workers <= hosts.len(),
+            "{managers} managers and {workers} workers do not fit on {} hosts",
+            hosts.len()
+        );
+        let hosts = &hosts[..managers + workers];
         std::thread::scope(|scope| {
             let starts: Vec<_> =
-                nodes.iter().map(|host| scope.spawn(move || self.start(host))).collect();
+                hosts.iter().map(|host| scope.spawn(move || self.start(host))).collect();
             starts.into_iter().try_for_each(|start| {
                 start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
         })?;
-        self.shoal(first, &["init"])?;
-        let manager = format!("{}:{MANAGER_PORT}", self.addr(first));
-        for host in nodes.iter().skip(1) {
-            self.shoal(host, &["join", "--role", "manager", &manager])?;
+        self.shoal(&hosts[0], &["init"])?;
+        for (number, host) in hosts.iter().enumerate().skip(1) {
+            self.join(host, if number < managers { "manager" } else { "worker" })?;
         }
         wait_for("all nodes to be ready", Duration::from_secs(20), || {
-            let listed = self.shoal_json(first, &["node", "ls", "--format", "json"])?;
+            let listed = self.shoal_json(&hosts[0], &["node", "ls", "--format", "json"])?;
             let ready = listed.iter().filter(|node| node["Status"] == "Ready").count();
-            ensure!(ready == nodes.len(), "{ready} of {} nodes are ready", nodes.len());
+            ensure!(ready == hosts.len(), "{ready} of {} nodes are ready", hosts.len());
             Ok(())
         })
+    }
+
+    /// The token that lets a host in as `worker` or `manager`, from any manager that answers.
+    ///
+    /// # Errors
+    /// None answers.
+    pub fn token(&self, role: &str) -> Result<String> {
+        let mut last = None;
+        for host in self.nodes() {
+            match self.shoal(&host, &["join-token", "--quiet", role]) {
+                Ok(token) => return Ok(token.trim().to_owned()),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("a lab has hosts")?)
+    }
+
+    /// Makes a host, whose daemon runs, a member; any other host may be the manager it asks.
+    ///
+    /// # Errors
+    /// It is refused.
+    pub fn join(&self, host: &str, role: &str) -> Result<()> {
+        let token = self.token(role)?;
+        let others = self.nodes().into_iter().filter(|other| other != host);
+        let addrs: Vec<String> =
+            others.map(|other| format!("{}:{MANAGER_PORT}", self.addr(&other))).collect();
+        let mut args = vec!["join", "--token", &token];
+        args.extend(addrs.iter().map(String::as_str));
+        self.shoal(host, &args).map(drop)
     }
 
     /// Runs the CLI against a host's daemon and gives what it printed.
@@ -170,6 +206,28 @@ impl Lab {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("cannot run {}", self.shoal.display()))
+    }
+
+    /// Runs the CLI with text at its standard input.
+    ///
+    /// # Errors
+    /// The command fails; the text holds its stderr.
+    pub fn shoal_with_input(&self, host: &str, args: &[&str], input: &str) -> Result<String> {
+        let mut child = Command::new(&self.shoal)
+            .arg("--socket")
+            .arg(self.socket(host))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.shoal.display()))?;
+        let mut stdin = child.stdin.take().expect("stdin is a pipe");
+        // A command that needs no input may have ended already.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let what = format!("shoal {} (on {host})", args.join(" "));
+        checked(&what, &child.wait_with_output()?)
     }
 
     /// Runs the CLI with `--format json` among its arguments: one value per line.

@@ -133,7 +133,7 @@ impl<'a> Ways<'a> {
     /// Two managers, a responder and an `iperf3` server, each published.
     fn shoal(&mut self) -> Result<()> {
         let lab = self.lab;
-        lab.form_of(&["n1".to_owned(), "n2".to_owned()])?;
+        lab.form_with(2, 0)?;
         let (image, binary) = lab.image()?;
         let web = [&image, &binary, "responder", "--port", "80"];
         let web = self.service("web", Ports::SHOAL.web, WEB, &web)?;
