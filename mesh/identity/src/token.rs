@@ -1,0 +1,158 @@
+//! Join tokens: `SWMTKN-1-DIGEST-SECRET`, in Swarm's form (`SwarmKit`, ca/config.go).
+//!
+//! The digest pins the root certificate, so that a newcomer knows the cluster before it says a
+//! word; the secret is what the cluster knows the newcomer by, and which role it may have. Both are
+//! base 36, the digest with 50 characters and the secret with 25.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+const PREFIX: &str = "SWMTKN-1-";
+const DIGEST_LENGTH: usize = 50;
+const SECRET_LENGTH: usize = shoal_api::id::ID_LENGTH;
+
+/// The text is not a join token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("invalid join token")]
+pub struct TokenError;
+
+/// A token that was read.
+#[derive(Clone)]
+pub struct JoinToken {
+    /// SHA-256 of the DER of the cluster's root certificate.
+    pub root_digest: [u8; 32],
+    secret: Zeroizing<String>,
+}
+
+impl JoinToken {
+    /// The token of a root and a secret of 128 random bits.
+    #[must_use]
+    pub fn new(root_digest: &[u8; 32], secret: &[u8; 16]) -> Self {
+        Self { root_digest: *root_digest, secret: Zeroizing::new(secret_text(secret)) }
+    }
+
+    /// Reads a token exactly as it is written: no spaces, no capitals.
+    ///
+    /// # Errors
+    /// [`TokenError`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, TokenError> {
+        let (digest, secret) = text
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('-'))
+            .filter(|(digest, _)| digest.len() == DIGEST_LENGTH)
+            .ok_or(TokenError)?;
+        if !is_secret(secret) {
+            return Err(TokenError);
+        }
+        let root_digest = from_base36(digest).ok_or(TokenError)?;
+        Ok(Self { root_digest, secret: Zeroizing::new(secret.to_owned()) })
+    }
+
+    /// The secret as it stands in the token.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.secret
+    }
+}
+
+/// What an operator copies.
+impl fmt::Display for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PREFIX}{}-{}", to_base36(&self.root_digest), *self.secret)
+    }
+}
+
+/// Without the secret.
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinToken({}-…)", to_base36(&self.root_digest))
+    }
+}
+
+/// 128 random bits as they stand in a token.
+#[must_use]
+pub fn secret_text(secret: &[u8; 16]) -> String {
+    shoal_api::id::from_bits(u128::from_be_bytes(*secret))
+}
+
+/// The token of a root, by its digest in hex, and of a secret's text.
+///
+/// Both come from the cluster's own state. A digest that is not 64 hex digits gives a token that
+/// [`JoinToken::parse`] refuses.
+#[must_use]
+pub fn compose(root_digest_hex: &str, secret_text: &str) -> String {
+    let digest = from_hex(root_digest_hex).map(|digest| to_base36(&digest)).unwrap_or_default();
+    format!("{PREFIX}{digest}-{secret_text}")
+}
+
+/// The secret's text of a token: what stays when the root changes.
+///
+/// # Errors
+/// [`TokenError`] if `token` is none.
+pub fn secret_of(token: &str) -> Result<String, TokenError> {
+    Ok(JoinToken::parse(token)?.secret().to_owned())
+}
+
+/// Whether two tokens (or secrets) are the same, in a time that does not tell where they differ.
+#[must_use]
+pub fn same(one: &str, other: &str) -> bool {
+    one.as_bytes().ct_eq(other.as_bytes()).into()
+}
+
+fn is_secret(text: &str) -> bool {
+    text.len() == SECRET_LENGTH && is_base36(text) && u128::from_str_radix(text, 36).is_ok()
+}
+
+fn is_base36(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
+}
+
+/// Big-endian, as Go's `big.Int` writes it, with zeros in front.
+fn to_base36(digest: &[u8; 32]) -> String {
+    let mut rest = *digest;
+    let mut text = [b'0'; DIGEST_LENGTH];
+    for place in text.iter_mut().rev() {
+        let mut remainder = 0_u32;
+        for byte in &mut rest {
+            let value = remainder << 8 | u32::from(*byte);
+            *byte = u8::try_from(value / 36).expect("a remainder below 36 leaves less than 256");
+            remainder = value % 36;
+        }
+        let digit = char::from_digit(remainder, 36).expect("a remainder below 36 is a digit");
+        *place = u8::try_from(digit).expect("digits are ASCII");
+    }
+    text.iter().copied().map(char::from).collect()
+}
+
+/// `None` unless all characters are digits and the number fits into 256 bits.
+fn from_base36(text: &str) -> Option<[u8; 32]> {
+    if !is_base36(text) {
+        return None;
+    }
+    let mut bytes = [0_u8; 32];
+    for digit in text.chars() {
+        let mut carry = digit.to_digit(36)?;
+        for byte in bytes.iter_mut().rev() {
+            let value = u32::from(*byte) * 36 + carry;
+            let [low, ..] = value.to_le_bytes();
+            *byte = low;
+            carry = value >> 8;
+        }
+        if carry != 0 {
+            return None;
+        }
+    }
+    Some(bytes)
+}
+
+fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0_u8; 32];
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits.filter(|digits| digits.len() == 64)?;
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::try_from(pair[0] << 4 | pair[1]).ok()?;
+    }
+    Some(bytes)
+}

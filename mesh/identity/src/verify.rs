@@ -1,0 +1,96 @@
+//! Checks a chain of certificates where TLS does not: files at start, restored backups, answers of
+//! an external signer.
+//!
+//! The rules are those of `rustls`, by the same library.
+
+use std::time::Duration;
+
+use rustls_pki_types::{CertificateDer, UnixTime};
+use shoal_api::time::Timestamp;
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring};
+
+use crate::certificate::{Certificate, CertificateError, date};
+use crate::pem;
+
+/// Why a chain is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// The node's own certificate is missing or cannot be read.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// There is no root to check by, or one that cannot be read.
+    #[error("the roots to trust cannot be read")]
+    Roots,
+    /// The clock is past its end.
+    #[error("the certificate of node {node_id} has expired at {at}")]
+    Expired {
+        /// Whose it is.
+        node_id: String,
+        /// When it ended.
+        at: String,
+    },
+    /// The clock is before its beginning.
+    #[error("the certificate of node {node_id} is not valid before {at}: check the clocks")]
+    NotYet {
+        /// Whose it is.
+        node_id: String,
+        /// When it begins.
+        at: String,
+    },
+    /// No root stands behind it, or a signature is wrong.
+    #[error("the certificate of node {node_id} was not issued by this cluster")]
+    NotIssued {
+        /// Whose it says it is.
+        node_id: String,
+    },
+}
+
+/// Checks that `chain` (DER, the node's own first) leads to one of the roots and is valid now.
+///
+/// # Errors
+/// [`VerifyError`].
+pub fn verify(
+    chain: &[Vec<u8>],
+    roots_pem: &str,
+    now: Timestamp,
+) -> Result<Certificate, VerifyError> {
+    let (own, between) = chain.split_first().ok_or(CertificateError::Missing)?;
+    let certificate = Certificate::from_der(own)?;
+    let roots = pem::certificates(roots_pem).map_err(|_| VerifyError::Roots)?;
+    let roots: Vec<_> = roots.into_iter().map(CertificateDer::from).collect();
+    let anchors: Result<Vec<_>, _> = roots.iter().map(anchor_from_trusted_cert).collect();
+    let anchors = anchors.map_err(|_| VerifyError::Roots)?;
+    if anchors.is_empty() {
+        return Err(VerifyError::Roots);
+    }
+    let between: Vec<_> = between.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+    let own = CertificateDer::from(own.as_slice());
+    let own = EndEntityCert::try_from(&own).map_err(|_| CertificateError::Unreadable)?;
+    let now = UnixTime::since_unix_epoch(Duration::from_nanos(now.nanos()));
+    own.verify_for_usage(ALGORITHMS, &anchors, &between, now, KeyUsage::client_auth(), None, None)
+        .map_err(|error| cause(&error, &certificate))?;
+    Ok(certificate)
+}
+
+/// What roots may be signed with; nodes' own keys are of P-256.
+const ALGORITHMS: &[&dyn rustls_pki_types::SignatureVerificationAlgorithm] = &[
+    ring::ECDSA_P256_SHA256,
+    ring::ECDSA_P384_SHA384,
+    ring::ED25519,
+    ring::RSA_PKCS1_2048_8192_SHA256,
+    ring::RSA_PKCS1_2048_8192_SHA384,
+    ring::RSA_PKCS1_2048_8192_SHA512,
+];
+
+fn cause(error: &webpki::Error, certificate: &Certificate) -> VerifyError {
+    let node_id = certificate.identity.node_id.clone();
+    match error {
+        webpki::Error::CertExpired { .. } => {
+            VerifyError::Expired { node_id, at: date(certificate.not_after) }
+        }
+        webpki::Error::CertNotValidYet { .. } => {
+            VerifyError::NotYet { node_id, at: date(certificate.not_before) }
+        }
+        _ => VerifyError::NotIssued { node_id },
+    }
+}
