@@ -5,6 +5,8 @@
 //! [`Manager::services`] at the advertised address and [`Manager::local_services`] on the machine's
 //! own socket. What the cluster should do is decided in `shoal_control`; nothing here is policy.
 
+mod address_book;
+mod compaction;
 mod config;
 mod error;
 mod events;

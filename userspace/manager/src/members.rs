@@ -1,18 +1,22 @@
-//! Makes Raft's membership follow the store: managers are added, promoted, removed, one at a time.
+//! Makes Raft's membership follow the store: managers are added, promoted, moved, removed, one at
+//! a time.
 //!
 //! Runs on the leader beside its loop. A new manager first learns the log and becomes a voter only
-//! when it has caught up: a voter that cannot be reached would take the quorum away.
+//! when it has caught up: a voter that cannot be reached would take the quorum away. A leader that
+//! is to go hands its office over first, and the next one removes it. Once the committed membership
+//! lacks a manager, the loop hears of it and the node is a worker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
+use openraft::{ChangeMembers, Instant as _};
 use shoal_api::NodeRole;
 use shoal_control::Store;
 use tracing::{info, warn};
 
+use crate::leader::{Command, Desk};
 use crate::state_machine::View;
 use crate::types::{Peer, Raft, TypeConfig};
 
@@ -20,13 +24,19 @@ use crate::types::{Peer, Raft, TypeConfig};
 const CAUGHT_UP: u64 = 64;
 /// Before a refused change is looked at again.
 const RETRY: Duration = Duration::from_millis(200);
+/// How long another manager may take to take over: an election without its time-out.
+const HAND_OVER: Duration = Duration::from_secs(2);
 
 /// The next step towards the wanted membership.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Learn(u64, Peer),
     Promote(u64),
+    /// It is reached elsewhere now.
+    Move(u64, Peer),
     Remove(u64),
+    /// This leader is to go: that voter shall lead.
+    HandOver(u64),
     /// A joint configuration that an earlier leader left half-way.
     Finish,
 }
@@ -34,15 +44,17 @@ enum Step {
 /// Members as Raft sees them.
 #[derive(Default)]
 struct Members {
-    voters: BTreeSet<u64>,
-    /// Learners, with what is known of their log.
+    /// Voters and learners, with what is known of their log.
+    voters: BTreeMap<u64, Option<u64>>,
     learners: BTreeMap<u64, Option<u64>>,
+    /// Where Raft reaches each.
+    addrs: BTreeMap<u64, String>,
     joint: bool,
     last_log: u64,
 }
 
 /// Follows the store until dropped.
-pub async fn reconcile(raft: &Raft, raft_id: u64, view: &View) {
+pub async fn reconcile(raft: &Raft, raft_id: u64, view: &View, desk: &Desk) {
     let mut metrics = raft.metrics();
     let mut applied = view.events.applied();
     loop {
@@ -53,14 +65,20 @@ pub async fn reconcile(raft: &Raft, raft_id: u64, view: &View) {
                 now.membership_config.log_id() == now.committed_membership_config.log_id();
             settled.then(|| members(&now))
         };
-        let step = members.and_then(|members| next(&wanted(&view.store()), &members, raft_id));
-        if let Some(step) = step {
-            info!(?step, "changing the managers");
-            if let Err(refused) = take(raft, &step).await {
-                warn!(?step, error = refused, "the managers could not be changed, trying again");
-                tokio::time::sleep(RETRY).await;
+        let store = view.store();
+        if let Some(members) = members {
+            for raft_id in gone(&store, &members) {
+                // With a full queue it is told again after the next change.
+                drop(desk.send(Command::MemberRemoved { raft_id }));
             }
-            continue;
+            if let Some(step) = next(&wanted(&store), &members, raft_id) {
+                info!(?step, "changing the managers");
+                if let Err(refused) = take(raft, &step).await {
+                    warn!(?step, error = refused, "the managers could not be changed");
+                    tokio::time::sleep(RETRY).await;
+                }
+                continue;
+            }
         }
         let changed = tokio::select! {
             changed = metrics.changed() => changed.is_ok(),
@@ -78,6 +96,10 @@ async fn take(raft: &Raft, step: &Step) -> Result<(), String> {
             let nodes = BTreeMap::from([(*id, peer.clone())]);
             (ChangeMembers::AddNodes(nodes), true)
         }
+        Step::Move(id, peer) => {
+            let nodes = BTreeMap::from([(*id, peer.clone())]);
+            (ChangeMembers::SetNodes(nodes), true)
+        }
         Step::Promote(id) => (ChangeMembers::AddVoterIds(BTreeSet::from([*id])), true),
         Step::Finish => (ChangeMembers::AddVoterIds(BTreeSet::new()), true),
         Step::Remove(id) => (
@@ -87,8 +109,31 @@ async fn take(raft: &Raft, step: &Step) -> Result<(), String> {
             ]),
             false,
         ),
+        Step::HandOver(id) => {
+            raft.trigger().transfer_leader(*id).await.map_err(|e| e.to_string())?;
+            // Success drops this task with its leadership.
+            tokio::time::sleep(HAND_OVER).await;
+            return Err(format!("manager {id} did not take over within {HAND_OVER:?}"));
+        }
     };
     raft.change_membership(change, retain).await.map(drop).map_err(|e| e.to_string())
+}
+
+/// Raft ids of the managers that answered the leader within `lease`, itself among them; empty where
+/// this manager does not lead.
+pub fn reachable(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> BTreeSet<u64> {
+    let Some(heard) = &metrics.heartbeat else { return BTreeSet::new() };
+    let recent = heard.iter().filter(|(_, heard)| {
+        heard.as_ref().is_some_and(|heard| heard.clone().into_inner().elapsed() < lease)
+    });
+    recent.map(|(id, _)| *id).chain([metrics.id]).collect()
+}
+
+/// Raft ids of nodes that are to be managers no more and that Raft has let go.
+fn gone(store: &Store, members: &Members) -> Vec<u64> {
+    let managers = store.nodes().filter(|node| node.role() != NodeRole::Manager);
+    let ids = managers.filter_map(|node| Some(node.manager.as_ref()?.raft_id));
+    ids.filter(|id| !members.addrs.contains_key(id)).collect()
 }
 
 fn wanted(store: &Store) -> BTreeMap<u64, String> {
@@ -102,13 +147,14 @@ fn wanted(store: &Store) -> BTreeMap<u64, String> {
 
 fn members(metrics: &RaftMetrics<TypeConfig>) -> Members {
     let membership = metrics.membership_config.membership();
-    let matched = |id: &u64| {
+    let matched = |id: u64| {
         let progress = metrics.replication.as_ref()?;
-        progress.get(id)?.as_ref().map(|log_id| log_id.index)
+        progress.get(&id)?.as_ref().map(|log_id| log_id.index)
     };
     Members {
-        voters: membership.voter_ids().collect(),
-        learners: membership.learner_ids().map(|id| (id, matched(&id))).collect(),
+        voters: membership.voter_ids().map(|id| (id, matched(id))).collect(),
+        learners: membership.learner_ids().map(|id| (id, matched(id))).collect(),
+        addrs: membership.nodes().map(|(id, peer)| (*id, peer.addr.clone())).collect(),
         joint: membership.get_joint_config().len() > 1,
         last_log: metrics.last_log_index.unwrap_or(0),
     }
@@ -122,9 +168,14 @@ fn next(wanted: &BTreeMap<u64, String>, members: &Members, raft_id: u64) -> Opti
     if wanted.is_empty() {
         return None;
     }
-    let known = |id: &u64| members.voters.contains(id) || members.learners.contains_key(id);
-    if let Some((id, addr)) = wanted.iter().find(|(id, _)| !known(id)) {
-        return Some(Step::Learn(*id, Peer { addr: addr.clone() }));
+    for (id, addr) in wanted {
+        match members.addrs.get(id) {
+            None => return Some(Step::Learn(*id, Peer { addr: addr.clone() })),
+            Some(known) if known != addr => {
+                return Some(Step::Move(*id, Peer { addr: addr.clone() }));
+            }
+            Some(_) => {}
+        }
     }
     let caught_up = |matched: &Option<u64>| {
         matched.is_some_and(|matched| matched + CAUGHT_UP >= members.last_log)
@@ -135,12 +186,16 @@ fn next(wanted: &BTreeMap<u64, String>, members: &Members, raft_id: u64) -> Opti
         return Some(Step::Promote(*id));
     }
     // Itself last, when the others have taken over the votes.
-    let mut gone = members.learners.keys().chain(&members.voters);
+    let mut gone = members.learners.keys().chain(members.voters.keys());
     if let Some(id) = gone.find(|id| !wanted.contains_key(id) && **id != raft_id) {
         return Some(Step::Remove(*id));
     }
-    let may_leave = members.voters.len() > 1 && members.voters.contains(&raft_id);
-    (may_leave && !wanted.contains_key(&raft_id)).then_some(Step::Remove(raft_id))
+    if wanted.contains_key(&raft_id) {
+        return None;
+    }
+    let heirs = members.voters.iter().filter(|(id, _)| **id != raft_id && wanted.contains_key(id));
+    let (heir, _) = heirs.filter(|(_, matched)| caught_up(matched)).max_by_key(|(_, at)| **at)?;
+    Some(Step::HandOver(*heir))
 }
 
 #[cfg(test)]
@@ -152,11 +207,22 @@ mod tests {
     }
 
     fn members(voters: &[u64], learners: &[(u64, Option<u64>)]) -> Members {
+        let ids = voters.iter().copied().chain(learners.iter().map(|(id, _)| *id));
         Members {
-            voters: voters.iter().copied().collect(),
+            voters: voters.iter().map(|id| (*id, Some(1_000 - id))).collect(),
             learners: learners.iter().copied().collect(),
+            addrs: ids.map(|id| (id, format!("host{id}:1"))).collect(),
             joint: false,
             last_log: 1_000,
+        }
+    }
+
+    fn node(raft_id: u64, role: NodeRole) -> shoal_api::Node {
+        shoal_api::Node {
+            id: format!("n{raft_id}"),
+            spec: Some(shoal_api::NodeSpec { role: role.into(), ..Default::default() }),
+            manager: Some(shoal_api::ManagerStatus { raft_id, addr: format!("host{raft_id}:1") }),
+            ..Default::default()
         }
     }
 
@@ -176,8 +242,41 @@ mod tests {
     fn a_manager_that_is_none_any_more_is_removed_and_the_leader_last() {
         let step = next(&wanted(&[2]), &members(&[1, 2, 3], &[]), 1);
         assert_eq!(step, Some(Step::Remove(3)));
-        assert_eq!(next(&wanted(&[2]), &members(&[1, 2], &[]), 1), Some(Step::Remove(1)));
+        // Whoever leads then removes it.
+        assert_eq!(next(&wanted(&[2]), &members(&[1, 2], &[]), 1), Some(Step::HandOver(2)));
+        assert_eq!(next(&wanted(&[2]), &members(&[1, 2], &[]), 2), Some(Step::Remove(1)));
         assert_eq!(next(&wanted(&[2]), &members(&[1], &[(2, None)]), 1), None, "no other voter");
+    }
+
+    #[test]
+    fn a_leader_that_is_to_go_gives_its_office_to_the_one_that_knows_most() {
+        let mut members = members(&[1, 2, 3, 4], &[]);
+        members.voters.insert(2, Some(999));
+        members.voters.insert(4, None);
+        assert_eq!(next(&wanted(&[2, 3, 4]), &members, 1), Some(Step::HandOver(2)));
+        members.voters.insert(2, Some(10));
+        assert_eq!(next(&wanted(&[2, 3, 4]), &members, 1), Some(Step::HandOver(3)), "2 is behind");
+        members.voters.insert(3, None);
+        assert_eq!(next(&wanted(&[2, 3, 4]), &members, 1), None, "nobody can take over yet");
+    }
+
+    #[test]
+    fn a_manager_that_moved_is_reached_at_its_new_address() {
+        let mut wanted = wanted(&[1, 2]);
+        wanted.insert(2, "elsewhere:1".into());
+        let step = next(&wanted, &members(&[1, 2], &[]), 1);
+        assert_eq!(step, Some(Step::Move(2, Peer { addr: "elsewhere:1".into() })));
+    }
+
+    #[test]
+    fn a_demoted_manager_is_gone_once_raft_lacks_it_and_a_new_one_never_is() {
+        let nodes = [node(1, NodeRole::Manager), node(2, NodeRole::Worker)];
+        let new = node(3, NodeRole::Manager);
+        let changes = nodes.iter().chain([&new]).map(|node| node.clone().put()).collect();
+        let mut store = Store::default();
+        store.apply(1, &shoal_api::Batch { changes, now_ns: 1 }).unwrap();
+        assert_eq!(gone(&store, &members(&[1, 2], &[])), [0; 0]);
+        assert_eq!(gone(&store, &members(&[1], &[])), [2]);
     }
 
     #[test]

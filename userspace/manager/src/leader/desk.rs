@@ -1,7 +1,7 @@
 //! Where the RPC services hand in what the leader's loop must do, and the leader's last sign of life.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use shoal_api::{
@@ -62,6 +62,11 @@ pub enum Command {
         /// Answered when the states have committed.
         reply: Reply,
     },
+    /// Raft has let a member go that the store wants no more.
+    MemberRemoved {
+        /// Its Raft id.
+        raft_id: u64,
+    },
     /// Where every node's kernel stands.
     Progress {
         /// The answer.
@@ -107,16 +112,30 @@ impl Desk {
 
 /// When this manager last heard a leader, and which.
 #[derive(Clone, Default)]
-pub struct LastHeard(Arc<Mutex<Option<(u64, Instant)>>>);
+pub struct LastHeard(Arc<Mutex<Heard>>);
+
+#[derive(Default)]
+struct Heard {
+    last: Option<(u64, Instant)>,
+    /// `last` was made use of.
+    taken: bool,
+}
 
 impl LastHeard {
     /// The leader with this Raft id was heard now.
     pub fn note(&self, raft_id: u64) {
-        *self.0.lock() = Some((raft_id, Instant::now()));
+        *self.0.lock() = Heard { last: Some((raft_id, Instant::now())), taken: false };
     }
 
-    /// Which leader was heard last, and when; forgotten here.
+    /// Whether a leader was heard within that time.
+    pub fn within(&self, time: Duration) -> bool {
+        self.0.lock().last.is_some_and(|(_, heard)| heard.elapsed() < time)
+    }
+
+    /// Which leader was heard last, and when; once only.
     pub(super) fn take(&self) -> Option<(u64, Instant)> {
-        self.0.lock().take()
+        let mut heard = self.0.lock();
+        let taken = std::mem::replace(&mut heard.taken, true);
+        heard.last.filter(|_| !taken)
     }
 }

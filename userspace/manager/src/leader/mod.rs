@@ -86,7 +86,7 @@ impl Leadership {
                 let leader = Leader::new(&self);
                 tokio::select! {
                     () = leader.run(commands) => {}
-                    () = members::reconcile(&self.raft, self.raft_id, &self.view) => {}
+                    () = members::reconcile(&self.raft, self.raft_id, &self.view, &self.desk) => {}
                     () = self.lost(term) => {}
                 }
                 self.desk.close();
@@ -135,7 +135,7 @@ impl Leadership {
 }
 
 /// Whether a quorum followed this leader a moment ago.
-fn has_quorum(now: &RaftMetrics<TypeConfig>) -> bool {
+pub fn has_quorum(now: &RaftMetrics<TypeConfig>) -> bool {
     let single = now.membership_config.membership().voter_ids().count() == 1;
     let acked = now.last_quorum_acked.as_ref();
     single || acked.is_some_and(|acked| acked.into_inner().elapsed() < ALONE)
@@ -291,6 +291,8 @@ impl Leader {
                     self.inputs.push(Input::Heartbeat { session_id, held_index });
                 }
             }
+            // Control hears of it once it has an input for it.
+            Command::MemberRemoved { raft_id } => debug!(raft_id, "a member is gone"),
             Command::Progress { reply } => {
                 drop(reply.send(self.control.progress(&self.view.store())));
             }
