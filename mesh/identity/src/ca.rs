@@ -8,13 +8,11 @@ use std::time::Duration;
 
 use shoal_api::time::Timestamp;
 use shoal_api::{IssuedCertificate, RootCa, RootRotation, SigningCa};
-use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage, NameConstraints, SubjectKeyIdentifier};
 use x509_cert::name::Name;
-use x509_cert::spki::SubjectPublicKeyInfoRef;
 
 use crate::certificate::{date, digest, digest_hex, parse};
-use crate::csr::Csr;
+use crate::csr::{Csr, p256_key};
 use crate::key::{Key, KeyError};
 use crate::names::{Identity, role_name};
 use crate::pem;
@@ -60,6 +58,9 @@ pub enum CaError {
     /// The key cannot be read or used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Another algorithm or curve.
+    #[error("the root certificate is not for an ECDSA key of curve P-256")]
+    Algorithm,
     /// The key is of another certificate.
     #[error("the private key does not belong to the root certificate")]
     KeyMismatch,
@@ -181,9 +182,10 @@ impl Root {
             return Err(CaError::NoKey);
         }
         let key = Key::from_pem(&ca.key_pem)?;
-        let same = SubjectPublicKeyInfoRef::from_der(&certificate.public_der)
-            .is_ok_and(|public| Some(public) == public_ref(&key.public_der()));
-        if !same {
+        if p256_key(&certificate.public_der).is_none() {
+            return Err(CaError::Algorithm);
+        }
+        if certificate.public_der != key.public_der() {
             return Err(CaError::KeyMismatch);
         }
         Ok(Self { certificate, key })
@@ -360,8 +362,4 @@ pub fn issue_for(
         roots_pem: roots_pem(root_ca),
         role: identity.role.into(),
     })
-}
-
-fn public_ref(public_der: &[u8]) -> Option<SubjectPublicKeyInfoRef<'_>> {
-    SubjectPublicKeyInfoRef::from_der(public_der).ok()
 }

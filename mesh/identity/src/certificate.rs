@@ -141,3 +141,81 @@ fn only(subject: &Name, kind: ObjectIdentifier) -> Option<String> {
     };
     (!text.is_empty()).then_some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use shoal_api::NodeRole;
+
+    use crate::x509::{Template, Use};
+    use crate::{Csr, Key, Root, request};
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_123_456_789);
+
+    fn signed(subject: Name) -> Vec<u8> {
+        let key = Key::from_seed(&[1; 32]);
+        let template = Template {
+            serial: [1; 16],
+            issuer: x509::root_name("x"),
+            issuer_key_id: vec![1],
+            not_before: NOW,
+            not_after: NOW,
+            subject,
+            public_der: &key.public_der(),
+            usage: Use::Authority,
+        };
+        template.sign(&key)
+    }
+
+    #[test]
+    fn a_certificate_says_whose_it_is_and_for_how_long() {
+        let key = Key::from_seed(&[1; 32]);
+        let csr = Csr::parse(&request(&key)).unwrap();
+        let identity =
+            Identity { node_id: "n1".into(), role: NodeRole::Manager, cluster_id: "c1".into() };
+        let life = Duration::from_secs(7200);
+        let chain = Root::found(&[2; 32], NOW).issue(&csr, &identity, NOW, life, [3; 16], "");
+        let read = Certificate::from_pem(&chain).unwrap();
+        assert_eq!(read.identity, identity);
+        assert_eq!(read.public_der, key.public_der());
+        // Whole seconds; an hour before the issue already.
+        assert_eq!(date(read.not_before), "2027-01-15T07:00:00Z");
+        assert_eq!(date(read.not_after), "2027-01-15T10:00:00Z");
+        assert_eq!(digest_hex(&read.der).len(), 64);
+        assert!(!format!("{read:?}").contains("der"));
+    }
+
+    #[test]
+    fn a_name_that_is_not_a_nodes_is_refused() {
+        let read = |subject| Certificate::from_der(&signed(subject)).map(|read| read.identity);
+        assert!(read(x509::node_name("c", "swarm-worker", "n")).is_ok());
+        let mut twice = x509::node_name("c", "swarm-worker", "n");
+        twice.0.extend(x509::root_name("other").0);
+        for subject in [
+            x509::root_name("swarm-ca"),
+            x509::node_name("c", "swarm-boss", "n"),
+            x509::node_name("", "swarm-worker", "n"),
+            x509::node_name("c", "swarm-worker", ""),
+            twice,
+        ] {
+            assert_eq!(read(subject), Err(CertificateError::NotANode));
+        }
+    }
+
+    #[test]
+    fn what_is_no_certificate_is_refused() {
+        let good = signed(x509::node_name("c", "swarm-worker", "n"));
+        let unreadable = |der: &[u8]| {
+            assert_eq!(Certificate::from_der(der), Err(CertificateError::Unreadable));
+        };
+        unreadable(&[]);
+        unreadable(&good[..good.len() - 1]);
+        unreadable(&[&good[..], &[0]].concat());
+        unreadable(&vec![0x30; MAX_CERTIFICATE + 1]);
+        assert_eq!(Certificate::from_pem("hello"), Err(CertificateError::Missing));
+        let broken = pem::certificate(&good).replace('M', "*");
+        assert_eq!(Certificate::from_pem(&broken), Err(CertificateError::Unreadable));
+    }
+}

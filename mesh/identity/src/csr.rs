@@ -93,3 +93,45 @@ pub(crate) fn p256_key(public_der: &[u8]) -> Option<p256::PublicKey> {
     let public = SubjectPublicKeyInfoRef::try_from(public_der).ok()?;
     p256::PublicKey::try_from(public).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_carries_its_key_and_nothing_else() {
+        let key = Key::from_seed(&[1; 32]);
+        let csr = Csr::parse(&request(&key)).unwrap();
+        assert_eq!(csr.public_der(), key.public_der());
+        assert_eq!(csr.node_id(), key.node_id());
+        assert_eq!(csr.der(), request(&key));
+    }
+
+    #[test]
+    fn a_request_with_a_changed_bit_is_refused() {
+        let good = request(&Key::from_seed(&[1; 32]));
+        for place in 0..good.len() {
+            for bit in 0..8 {
+                let mut changed = good.clone();
+                changed[place] ^= 1 << bit;
+                assert!(Csr::parse(&changed).is_err(), "byte {place}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_another_key_signed_is_refused() {
+        let (one, other) = (Key::from_seed(&[1; 32]), Key::from_seed(&[2; 32]));
+        let mut stolen = CertReq::from_der(&request(&one)).unwrap();
+        stolen.signature = CertReq::from_der(&request(&other)).unwrap().signature;
+        assert_eq!(Csr::parse(&x509::der(&stolen)), Err(CsrError::Signature));
+    }
+
+    #[test]
+    fn a_request_of_the_wrong_length_is_refused() {
+        let good = request(&Key::from_seed(&[1; 32]));
+        assert_eq!(Csr::parse(&good[..good.len() - 1]), Err(CsrError::Unreadable));
+        assert_eq!(Csr::parse(&[&good[..], &[0]].concat()), Err(CsrError::Unreadable));
+        assert_eq!(Csr::parse(&vec![0; MAX_REQUEST + 1]), Err(CsrError::TooLong));
+    }
+}

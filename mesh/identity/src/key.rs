@@ -117,3 +117,47 @@ pub fn node_id(public_der: &[u8]) -> String {
 pub(crate) fn public_der(key: p256::PublicKey) -> Vec<u8> {
     key.to_public_key_der().expect("a point can be written").into_vec()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_gives_one_key_and_the_key_survives_its_text() {
+        let key = Key::from_seed(&[7; 32]);
+        assert_eq!(Key::from_seed(&[7; 32]).to_pem(), key.to_pem());
+        assert_ne!(Key::from_seed(&[8; 32]).to_pem(), key.to_pem());
+        assert_eq!(Key::from_pem(&key.to_pem()).unwrap().to_pkcs8_der(), key.to_pkcs8_der());
+    }
+
+    #[test]
+    fn seeds_outside_of_the_curve_give_keys_too() {
+        for seed in [[0; 32], [0xff; 32]] {
+            assert!(Key::from_pem(&Key::from_seed(&seed).to_pem()).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_node_id_is_the_beginning_of_the_public_keys_digest() {
+        let key = Key::from_seed(&[7; 32]);
+        let digest = Sha256::digest(key.public_der());
+        let bits = u128::from_str_radix(&key.node_id(), 36).unwrap();
+        assert_eq!(bits.to_be_bytes(), digest[..16]);
+        assert_eq!(key.node_id().len(), shoal_api::id::ID_LENGTH);
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let key = Key::from_seed(&[7; 32]).to_pem();
+        let cut = &key[..key.len() - 40];
+        for text in ["", "hello", cut, &"-".repeat(MAX_PEM + 1)] {
+            assert_eq!(Key::from_pem(text).map(drop), Err(KeyError::Unreadable), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_shown() {
+        let key = Key::from_seed(&[7; 32]);
+        assert_eq!(format!("{key:?}"), format!("Key({:?})", key.node_id()));
+    }
+}

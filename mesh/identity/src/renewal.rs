@@ -24,3 +24,42 @@ pub fn renew_at(not_before: Timestamp, not_after: Timestamp, seed: u64) -> Times
     let after = u64::try_from(life * thousandths / 1_000).expect("at most the life, which fits");
     issued + Duration::from_nanos(after)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = BACKDATE;
+    const ISSUED: Timestamp = Timestamp(1_800_000_000_000_000_000);
+
+    /// Earliest and latest renewal after the issue, over all seeds.
+    fn window(backdate: Duration, life: Duration) -> (Duration, Duration) {
+        let at = |seed| renew_at(ISSUED - backdate, ISSUED + life, seed).since(ISSUED);
+        let all = (0..1_000).map(at);
+        (all.clone().min().unwrap(), all.max().unwrap())
+    }
+
+    #[test]
+    fn a_certificate_is_renewed_at_half_to_four_fifths_of_its_life() {
+        assert_eq!(window(HOUR, 2160 * HOUR), (1080 * HOUR, 1728 * HOUR));
+        // The shortest that a cluster may ask for.
+        assert_eq!(window(HOUR, HOUR), (HOUR / 2, HOUR * 4 / 5));
+        // Shorter ones, as tests have: backdated by their life.
+        let short = Duration::from_secs(10);
+        assert_eq!(window(short, short), (short / 2, short * 4 / 5));
+    }
+
+    #[test]
+    fn a_certificate_of_another_signer_is_renewed_before_its_end() {
+        let minute = Duration::from_secs(60);
+        for life in [HOUR, 12 * HOUR, 2160 * HOUR] {
+            let (earliest, latest) = window(5 * minute, life);
+            assert!(life / 3 < earliest && latest < life * 9 / 10, "{earliest:?} {latest:?}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_ends_before_it_begins_is_renewed_at_once() {
+        assert_eq!(renew_at(ISSUED, ISSUED - HOUR, 7), ISSUED);
+    }
+}

@@ -80,3 +80,41 @@ pub(crate) fn decrypt(
         .ok()
         .map(Zeroizing::new)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [1; 32];
+
+    #[test]
+    fn a_record_opens_with_its_key_and_context_only() {
+        let sealed = seal(&KEY, [2; NONCE], b"log 7", b"hello");
+        assert_eq!(sealed.len(), 5 + OVERHEAD);
+        assert_eq!(**open(&KEY, b"log 7", &sealed).unwrap(), *b"hello");
+        assert_eq!(open(&KEY, b"log 8", &sealed), Err(SealError::Refused));
+        assert_eq!(open(&[3; 32], b"log 7", &sealed), Err(SealError::Refused));
+    }
+
+    #[test]
+    fn a_record_with_a_changed_byte_or_a_missing_end_does_not_open() {
+        let sealed = seal(&KEY, [2; NONCE], b"x", b"hello");
+        for place in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[place] ^= 1;
+            assert_eq!(open(&KEY, b"x", &changed), Err(SealError::Refused), "byte {place}");
+            let cut = &sealed[..place];
+            let expected = match place {
+                0..OVERHEAD => SealError::TooShort { length: place },
+                _ => SealError::Refused,
+            };
+            assert_eq!(open(&KEY, b"x", cut), Err(expected), "{place} bytes");
+        }
+    }
+
+    #[test]
+    fn an_empty_record_is_a_record() {
+        let sealed = seal(&KEY, [2; NONCE], b"x", b"");
+        assert!(open(&KEY, b"x", &sealed).unwrap().is_empty());
+    }
+}

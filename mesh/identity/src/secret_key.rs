@@ -82,3 +82,38 @@ fn read(text: &str, prefix: &str) -> Result<[u8; 32], SecretKeyError> {
     let bytes = STANDARD_NO_PAD.decode(encoded).map(Zeroizing::new).map_err(|_| SecretKeyError)?;
     bytes.as_slice().try_into().map_err(|_| SecretKeyError)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_survives_being_written_down() {
+        let key = UnlockKey::from_bytes([0xfe; 32]);
+        let text = key.to_string();
+        assert_eq!(text, format!("SWMKEY-1-{}{}", "/v7+".repeat(10), "/v4"));
+        assert_eq!(UnlockKey::parse(&format!(" {text}\n")), Ok(key));
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let good = BackupKey::from_bytes([1; 32]).to_string();
+        for text in [
+            "",
+            "SHBKP-1-",
+            &good[..good.len() - 1],
+            &format!("{good}A"),
+            &format!("{good}="),
+            &UnlockKey::from_bytes([1; 32]).to_string(),
+        ] {
+            assert_eq!(BackupKey::parse(text), Err(SecretKeyError), "{text}");
+        }
+        assert_eq!(SecretKeyError.to_string(), "invalid key provided");
+    }
+
+    #[test]
+    fn a_key_is_not_shown_by_accident() {
+        assert_eq!(format!("{:?}", UnlockKey::from_bytes([1; 32])), "SWMKEY-1-…");
+        assert_eq!(format!("{:?}", BackupKey::from_bytes([1; 32])), "SHBKP-1-…");
+    }
+}

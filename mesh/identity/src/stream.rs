@@ -204,3 +204,114 @@ impl Pieces {
         data
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: [u8; 32] = [1; 32];
+
+    fn sealed(length: usize) -> (Vec<u8>, Vec<u8>) {
+        let content: Vec<u8> = (0..length).map(|at| at.to_le_bytes()[at % 2]).collect();
+        let mut out = Vec::new();
+        let mut sealer = StreamSealer::new(&KEY, [2; NONCE], b"kind", &mut out);
+        for part in content.chunks(300_000) {
+            sealer.push(part, &mut out);
+        }
+        sealer.finish(&mut out);
+        (content, out)
+    }
+
+    fn opened(key: &[u8; 32], kind: &[u8], bytes: &[u8]) -> Result<Vec<u8>, StreamError> {
+        let mut out = Vec::new();
+        let mut opener = StreamOpener::new(key, kind);
+        for part in bytes.chunks(777_777) {
+            opener.push(part, &mut out)?;
+        }
+        opener.finish(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn streams_of_any_length_open_as_they_were() {
+        for length in [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 5] {
+            let (content, bytes) = sealed(length);
+            let pieces = length.div_ceil(PIECE).max(1);
+            assert_eq!(bytes.len(), HEADER + length + pieces * TAG);
+            assert!(opened(&KEY, b"kind", &bytes) == Ok(content), "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_wrong_key_or_kind_is_seen_before_any_content() {
+        let (_, bytes) = sealed(10);
+        assert_eq!(opened(&[3; 32], b"kind", &bytes), Err(StreamError::WrongKey));
+        assert_eq!(opened(&KEY, b"other", &bytes), Err(StreamError::WrongKey));
+        let mut opener = StreamOpener::new(&[3; 32], b"kind");
+        let early = opener.push(&bytes[..HEADER], &mut Vec::new());
+        assert_eq!(early, Err(StreamError::WrongKey));
+    }
+
+    #[test]
+    fn every_changed_byte_is_found() {
+        let (_, bytes) = sealed(100);
+        for place in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[place] ^= 0x10;
+            let expected = match place {
+                0..HEADER => StreamError::WrongKey,
+                _ => StreamError::Damaged { piece: 0 },
+            };
+            assert_eq!(opened(&KEY, b"kind", &changed), Err(expected), "byte {place}");
+        }
+    }
+
+    #[test]
+    fn a_missing_end_is_found_wherever_it_is_cut() {
+        let (_, bytes) = sealed(2 * PIECE + 50);
+        let end = |piece: usize| HEADER + piece * (PIECE + TAG);
+        let cut = |length: usize| opened(&KEY, b"kind", &bytes[..length]);
+        for length in [0, 1, HEADER - 1] {
+            assert_eq!(cut(length), Err(StreamError::TooShort));
+        }
+        assert_eq!(cut(HEADER), Err(StreamError::Damaged { piece: 0 }));
+        assert_eq!(cut(end(1) - 1), Err(StreamError::Damaged { piece: 0 }));
+        assert_eq!(cut(end(1)), Err(StreamError::Truncated { piece: 0 }));
+        assert_eq!(cut(end(1) + 1), Err(StreamError::Damaged { piece: 1 }));
+        assert_eq!(cut(end(2)), Err(StreamError::Truncated { piece: 1 }));
+        assert_eq!(cut(bytes.len() - 1), Err(StreamError::Damaged { piece: 2 }));
+    }
+
+    #[test]
+    fn pieces_that_are_swapped_repeated_or_of_another_stream_do_not_open() {
+        let (_, bytes) = sealed(2 * PIECE + 50);
+        let (header, rest) = bytes.split_at(HEADER);
+        let (first, rest) = rest.split_at(PIECE + TAG);
+        let (second, last) = rest.split_at(PIECE + TAG);
+        let join = |parts: &[&[u8]]| opened(&KEY, b"kind", &parts.concat()).map(drop);
+        assert_eq!(join(&[header, first, second, last]), Ok(()));
+        let damaged = |piece| Err(StreamError::Damaged { piece });
+        assert_eq!(join(&[header, second, first, last]), damaged(0));
+        assert_eq!(join(&[header, first, first, last]), damaged(1));
+        assert_eq!(join(&[header, first, last]), damaged(1));
+        assert_eq!(join(&[header, first, second, last, last]), damaged(2));
+
+        let mut other = Vec::new();
+        let mut sealer = StreamSealer::new(&KEY, [9; NONCE], b"kind", &mut other);
+        sealer.push(&vec![0; PIECE + 1], &mut other);
+        assert_eq!(join(&[&other[..HEADER], first, last]), damaged(0));
+    }
+
+    #[test]
+    fn bytes_may_come_one_by_one() {
+        let (content, bytes) = sealed(20);
+        let mut out = Vec::new();
+        let mut opener = StreamOpener::new(&KEY, b"kind");
+        for byte in bytes {
+            opener.push(&[byte], &mut out).unwrap();
+        }
+        assert!(out.is_empty(), "the last piece waits for the end");
+        opener.finish(&mut out).unwrap();
+        assert_eq!(out, content);
+    }
+}

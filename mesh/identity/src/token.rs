@@ -156,3 +156,69 @@ fn from_hex(text: &str) -> Option<[u8; 32]> {
     }
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: [u8; 32] = [0xab; 32];
+
+    #[test]
+    fn a_token_has_swarms_form() {
+        let token = JoinToken::new(&DIGEST, &[1; 16]).to_string();
+        let parts: Vec<_> = token.split('-').collect();
+        assert_eq!(parts[..2], ["SWMTKN", "1"]);
+        assert_eq!((parts[2].len(), parts[3].len()), (50, 25));
+        let read = JoinToken::parse(&token).unwrap();
+        assert_eq!(read.root_digest, DIGEST);
+        assert_eq!(read.secret(), secret_text(&[1; 16]));
+        assert_eq!(compose(&crate::digest_hex(b""), read.secret()).len(), token.len());
+    }
+
+    #[test]
+    fn a_digest_is_written_as_one_big_number_with_zeros_in_front() {
+        let mut one = [0; 32];
+        one[31] = 36;
+        assert_eq!(to_base36(&one), format!("{}10", "0".repeat(48)));
+        assert_eq!(from_base36(&"z".repeat(50)), None, "more than 256 bits");
+        assert_eq!(from_base36(&to_base36(&[0xff; 32])), Some([0xff; 32]));
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        let good = JoinToken::new(&DIGEST, &[1; 16]).to_string();
+        let digest = to_base36(&DIGEST);
+        for text in [
+            "",
+            "SWMTKN-1--",
+            "SWMTKN",
+            &good.to_uppercase(),
+            &good[..good.len() - 1],
+            &format!("{good} "),
+            &format!("{good}0"),
+            &format!("{good}-0"),
+            &good.replace("SWMTKN-1", "SWMTKN-2"),
+            &format!("SWMTKN-1-{digest}-{}", "z".repeat(25)),
+            &format!("SWMTKN-1-{digest}-+{}", "0".repeat(24)),
+            &format!("SWMTKN-1-{}-{}", "é".repeat(25), "0".repeat(25)),
+            &compose("abc", &secret_text(&[1; 16])),
+        ] {
+            assert_eq!(JoinToken::parse(text).map(drop), Err(TokenError), "{text}");
+        }
+        assert_eq!(TokenError.to_string(), "invalid join token");
+    }
+
+    #[test]
+    fn a_secret_survives_a_new_root_and_is_not_shown() {
+        let token = JoinToken::new(&DIGEST, &[1; 16]);
+        let secret = secret_of(&token.to_string()).unwrap();
+        assert_eq!(compose(&"ab".repeat(32), &secret), token.to_string());
+        assert!(!format!("{token:?}").contains(&secret));
+    }
+
+    #[test]
+    fn only_equal_tokens_are_the_same() {
+        assert!(same("abc", "abc"));
+        assert!(!same("abc", "abd") && !same("abc", "ab") && !same("", "a"));
+    }
+}

@@ -9,7 +9,7 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use shoal_api::time::Timestamp;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring};
 
-use crate::certificate::{Certificate, CertificateError, date};
+use crate::certificate::{Certificate, CertificateError, date, digest_hex};
 use crate::pem;
 
 /// Why a chain is not believed.
@@ -93,4 +93,21 @@ fn cause(error: &webpki::Error, certificate: &Certificate) -> VerifyError {
         }
         _ => VerifyError::NotIssued { node_id },
     }
+}
+
+/// The root that signed a node's certificate itself, by its digest in hex; `None` if none of these
+/// did. Whether the certificate is valid now does not count.
+#[must_use]
+pub fn issuer_of(own_der: &[u8], roots_pem: &str) -> Option<String> {
+    let begin = Certificate::from_der(own_der).ok()?.not_before;
+    let own = [own_der.to_vec()];
+    let roots = pem::certificates(roots_pem).ok()?;
+    let root = roots.iter().find(|der| verify(&own, &pem::certificate(der), begin).is_ok())?;
+    Some(digest_hex(root))
+}
+
+/// As [`issuer_of`], for the first certificate of a chain.
+#[must_use]
+pub fn issued_under(chain_pem: &str, roots_pem: &str) -> Option<String> {
+    issuer_of(&Certificate::from_pem(chain_pem).ok()?.der, roots_pem)
 }
