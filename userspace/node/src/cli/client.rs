@@ -10,7 +10,10 @@ use anyhow::Context as _;
 use hyper_util::rt::TokioIo;
 use shoal_api::control_client::ControlClient;
 use shoal_api::local_client::LocalClient;
-use shoal_api::{ListRequest, Network, Node, Service, StatusRequest, StatusResponse, Task};
+use shoal_api::{
+    Cluster, GetClusterRequest, ListNodesResponse, ListRequest, Network, Node, Service,
+    StatusRequest, StatusResponse, Task,
+};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -51,10 +54,20 @@ impl Client {
         Ok(self.control().await?.list_tasks(ListRequest {}).await?.into_inner().tasks)
     }
 
-    /// All nodes, and the leader's id.
-    pub async fn nodes(&self) -> anyhow::Result<(Vec<Node>, String)> {
-        let answer = self.control().await?.list_nodes(ListRequest {}).await?.into_inner();
-        Ok((answer.nodes, answer.leader_id))
+    /// All nodes, who leads, and whom the leader reaches.
+    pub async fn list_nodes(&self) -> anyhow::Result<ListNodesResponse> {
+        Ok(self.control().await?.list_nodes(ListRequest {}).await?.into_inner())
+    }
+
+    /// All nodes.
+    pub async fn nodes(&self) -> anyhow::Result<Vec<Node>> {
+        Ok(self.list_nodes().await?.nodes)
+    }
+
+    /// The cluster, without its secrets but with its join tokens.
+    pub async fn cluster(&self) -> anyhow::Result<Cluster> {
+        let answer = self.control().await?.get_cluster(GetClusterRequest {}).await?.into_inner();
+        answer.cluster.context("the daemon answered without a cluster")
     }
 
     /// All networks.
@@ -95,4 +108,9 @@ impl Client {
             .await
             .with_context(|| format!("the Shoal daemon at unix://{shown} does not answer"))
     }
+}
+
+/// Whether a write was refused because another writer was faster.
+pub fn out_of_sequence(status: &tonic::Status) -> bool {
+    status.message().contains("update out of sequence")
 }

@@ -101,6 +101,24 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year + u64::from(january_or_february), month_of_year, day_of_month)
 }
 
+/// `20MiB`, `1.953GiB`: four digits and a binary unit, as go-units' `BytesSize` has it.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let unit = UNITS.len().min(1 + bytes.max(1).ilog2() as usize / 10) - 1;
+    // Digits of a size to look at, not to count with.
+    #[allow(clippy::cast_precision_loss, reason = "only four digits are shown")]
+    let size = bytes as f64 / 1024f64.powi(i32::try_from(unit).unwrap_or(0));
+    let digits = match size {
+        size if size < 10.0 => 3,
+        size if size < 100.0 => 2,
+        size if size < 1_000.0 => 1,
+        _ => 0,
+    };
+    let text = format!("{size:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0') } else { &text };
+    format!("{}{}", text.trim_end_matches('.'), UNITS[unit])
+}
+
 /// `running` as `Running`.
 pub fn capitalized(word: &str) -> String {
     let mut chars = word.chars();
@@ -137,6 +155,18 @@ mod tests {
         check(730 * 86_400, "2 years");
         assert_eq!(ago(1_000_000_000, 6_500_000_000), "5 seconds ago");
         assert_eq!(ago(2, 1), "less than a second ago", "clocks of two hosts differ");
+    }
+
+    #[test]
+    fn sizes_have_four_digits_and_a_binary_unit() {
+        let check = |size, expected: &str| assert_eq!(bytes(size), expected, "{size}");
+        check(0, "0B");
+        check(1_023, "1023B");
+        check(1_024, "1KiB");
+        check(20 << 20, "20MiB");
+        check(2_097_356_800, "1.953GiB");
+        check(16_500_000_000, "15.37GiB");
+        check(u64::MAX, "16EiB");
     }
 
     #[test]

@@ -1,7 +1,10 @@
-//! `shoal info`: what this host's daemon is, what its data plane chose and what it counted.
+//! `shoal info`: what this host's daemon is, what the cluster is, what the data plane chose and
+//! counted. The cluster's half is there on managers only; without it the rest is still told.
 
-use serde_json::json;
-use shoal_api::{InfoRequest, InfoResponse, LocalState, NodeRole};
+mod json;
+mod text;
+
+use shoal_api::{Cluster, InfoRequest, InfoResponse, LocalState, Node, NodeRole};
 
 use crate::cli::client::Client;
 use crate::cli::listing::Format;
@@ -10,129 +13,173 @@ use crate::cli::say;
 /// Flags of `shoal info`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to print it: table, json, or a template such as '{{.Swarm.NodeID}}'.
+    #[arg(short, long, default_value = "table", value_name = "FORMAT")]
     format: Format,
 }
 
-/// Asks the daemon and prints the answer.
+/// All that there is to tell.
+#[derive(Default)]
+struct View {
+    info: InfoResponse,
+    /// On managers that reach the leader.
+    cluster: Option<(Cluster, Vec<Node>)>,
+    /// Why this node cannot go on, or why the cluster did not answer.
+    error: String,
+}
+
+impl View {
+    async fn read(client: &Client) -> anyhow::Result<Self> {
+        let info = client.local().await?.info(InfoRequest {}).await?.into_inner();
+        let mut view = Self { error: info.error.clone(), info, cluster: None };
+        if view.is_manager() {
+            // At once: without a leader each of them waits as long as it may.
+            match tokio::try_join!(client.cluster(), client.list_nodes()) {
+                Ok((cluster, listed)) => view.cluster = Some((cluster, listed.nodes)),
+                Err(error) => {
+                    let status = error.downcast_ref::<tonic::Status>();
+                    view.error =
+                        status.map_or_else(|| error.to_string(), |s| s.message().to_owned());
+                }
+            }
+        }
+        Ok(view)
+    }
+
+    /// Whether this node can be asked about the cluster.
+    fn is_manager(&self) -> bool {
+        self.info.state() == LocalState::Active && self.info.role() == NodeRole::Manager
+    }
+
+    fn state(&self) -> &'static str {
+        match self.info.state() {
+            LocalState::Inactive => "inactive",
+            LocalState::Pending => "pending",
+            LocalState::Active => "active",
+            LocalState::Error => "error",
+            LocalState::Locked => "locked",
+        }
+    }
+
+    /// Node id and host:port of each manager, by address; the id where it is known.
+    fn managers(&self) -> Vec<(String, String)> {
+        let known = match &self.cluster {
+            Some((_, nodes)) => nodes
+                .iter()
+                .filter_map(|node| Some((node.id.clone(), node.manager.as_ref()?.addr.clone())))
+                .collect(),
+            None => self.info.managers.iter().map(|addr| (String::new(), addr.clone())).collect(),
+        };
+        let mut known: Vec<(String, String)> = known;
+        known.sort_by(|a, b| a.1.cmp(&b.1));
+        known
+    }
+
+    /// What an operator should do something about, in Docker's words.
+    fn warnings(&self) -> Vec<String> {
+        let managers = self
+            .cluster
+            .as_ref()
+            .map_or(0, |(_, nodes)| nodes.iter().filter(|node| node.manager.is_some()).count());
+        if managers == 2 { vec![TWO_MANAGERS.to_owned()] } else { Vec::new() }
+    }
+}
+
+/// Two managers need each other for every write: one alone would be safer.
+const TWO_MANAGERS: &str = "\
+WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance.";
+
+/// Asks the daemon and prints the answer; warnings go to stderr.
 ///
 /// # Errors
 /// The daemon is not there.
 pub async fn run(client: &Client, args: &Args) -> anyhow::Result<()> {
-    let info = client.local().await?.info(InfoRequest {}).await?.into_inner();
-    match args.format {
-        Format::Json => say(&format!("{}\n", json(&info))),
-        Format::Table => say(&text(&info)),
+    let view = View::read(client).await?;
+    match &args.format {
+        Format::Json => say(&format!("{}\n", json::document(&view))),
+        Format::Template(template) | Format::Columns(template) => {
+            say(&format!("{}\n", template.render(&json::document(&view))));
+        }
+        Format::Table => {
+            say(&text::text(&view));
+            view.warnings().iter().for_each(|warning| eprintln!("{warning}"));
+        }
     }
     Ok(())
 }
 
-fn state(info: &InfoResponse) -> &'static str {
-    match info.state() {
-        LocalState::Inactive => "inactive",
-        LocalState::Pending => "pending",
-        LocalState::Active => "active",
-        LocalState::Error => "error",
-        LocalState::Locked => "locked",
-    }
-}
-
-fn text(info: &InfoResponse) -> String {
-    let mut text = format!("Version: {}\nSwarm: {}\n", info.version, state(info));
-    if info.state() == LocalState::Inactive {
-        return text;
-    }
-    text += &format!(
-        " NodeID: {}\n Is Manager: {}\n ClusterID: {}\n Node Address: {}\n Held Index: {}\n",
-        info.node_id,
-        info.role() == NodeRole::Manager,
-        info.cluster_id,
-        info.addr,
-        info.held_index
-    );
-    if !info.dataplane.is_empty() {
-        text += "Data plane:\n";
-        text.extend(
-            info.dataplane.iter().map(|choice| format!(" {}\n", choice.replacen('=', ": ", 1))),
-        );
-    }
-    if !info.counters.is_empty() {
-        text += "Counters:\n";
-        text.extend(info.counters.iter().map(|counter| {
-            format!(" {}: {} packets, {} bytes\n", counter.name, counter.packets, counter.bytes)
-        }));
-    }
-    text
-}
-
-fn json(info: &InfoResponse) -> serde_json::Value {
-    let dataplane: serde_json::Map<_, _> = info
-        .dataplane
-        .iter()
-        .filter_map(|choice| choice.split_once('='))
-        .map(|(key, value)| (key.to_owned(), value.into()))
-        .collect();
-    let counters: serde_json::Map<_, _> = info
-        .counters
-        .iter()
-        .map(|counter| {
-            let value = json!({ "Packets": counter.packets, "Bytes": counter.bytes });
-            (counter.name.clone(), value)
-        })
-        .collect();
-    json!({
-        "ServerVersion": info.version,
-        "Swarm": {
-            "NodeID": info.node_id,
-            "NodeAddr": info.addr,
-            "LocalNodeState": state(info),
-            "ControlAvailable":
-                info.state() == LocalState::Active && info.role() == NodeRole::Manager,
-            "Cluster": { "ID": info.cluster_id },
-        },
-        "HeldIndex": info.held_index,
-        "Dataplane": dataplane,
-        "Counters": counters,
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use shoal_api::Counter;
+    use shoal_api::{CaSpec, ClusterSpec, Counter, ExternalCa, ManagerStatus, Meta, RaftSpec};
 
     use super::*;
+    use crate::cli::cluster::tls::tests::cluster;
 
-    #[test]
-    fn an_active_node_shows_its_data_plane_in_both_forms() {
-        let info = InfoResponse {
+    /// A manager of a cluster with two of them.
+    pub fn manager() -> View {
+        let node = |id: &str, addr: &str| Node {
+            id: id.into(),
+            manager: Some(ManagerStatus { raft_id: 1, addr: addr.into() }),
+            ..Node::default()
+        };
+        let cluster = Cluster {
+            meta: Some(Meta { version: 7, ..Meta::default() }),
+            spec: Some(ClusterSpec {
+                name: "default".into(),
+                raft: Some(RaftSpec { snapshot_interval: Some(500), ..RaftSpec::default() }),
+                ca: Some(CaSpec {
+                    external_cas: vec![ExternalCa {
+                        url: "https://ca/sign".into(),
+                        ..ExternalCa::default()
+                    }],
+                    force_rotate: 2,
+                    ..CaSpec::default()
+                }),
+                autolock: true,
+                ..ClusterSpec::default()
+            }),
+            address_pools: vec!["10.20.0.0/16".into(), "10.30.0.0/16".into()],
+            ..cluster(Some("bb"))
+        };
+        let nodes = vec![
+            node("b", "10.0.0.2:2377"),
+            node("n", "10.0.0.1:2377"),
+            Node { id: "w".into(), ..Node::default() },
+        ];
+        View { info: info(NodeRole::Manager), cluster: Some((cluster, nodes)), ..View::default() }
+    }
+
+    /// An active node's own half.
+    pub fn info(role: NodeRole) -> InfoResponse {
+        InfoResponse {
             state: LocalState::Active.into(),
+            name: "n1".into(),
             node_id: "n".into(),
             cluster_id: "c".into(),
-            role: NodeRole::Manager.into(),
+            role: role.into(),
             addr: "10.0.0.1".into(),
             version: "0.1.0".into(),
             dataplane: vec!["xdp=native".into()],
             held_index: 7,
             counters: vec![Counter { name: "no_backend".into(), packets: 2, bytes: 120 }],
+            managers: vec!["10.0.0.1:2377".into()],
+            certificate_not_after_ns: 86_400_000_000_000,
             ..InfoResponse::default()
-        };
-        assert_eq!(
-            text(&info),
-            "Version: 0.1.0\nSwarm: active\n NodeID: n\n Is Manager: true\n ClusterID: c\n \
-             Node Address: 10.0.0.1\n Held Index: 7\nData plane:\n xdp: native\nCounters:\n \
-             no_backend: 2 packets, 120 bytes\n"
-        );
-        let json = json(&info);
-        assert_eq!(json["Swarm"]["ControlAvailable"], true);
-        assert_eq!(json["Dataplane"]["xdp"], "native");
-        assert_eq!(json["Counters"]["no_backend"]["Packets"], 2);
+        }
     }
 
     #[test]
-    fn a_node_outside_a_cluster_says_so() {
-        let info = InfoResponse { version: "0.1.0".into(), ..InfoResponse::default() };
-        assert_eq!(text(&info), "Version: 0.1.0\nSwarm: inactive\n");
-        assert_eq!(json(&info)["Swarm"]["ControlAvailable"], false);
+    fn two_managers_are_warned_of() {
+        assert_eq!(manager().warnings(), [TWO_MANAGERS]);
+        let mut three = manager();
+        if let Some((_, nodes)) = &mut three.cluster {
+            nodes[2].manager = Some(ManagerStatus::default());
+        }
+        assert!(three.warnings().is_empty());
+        let worker = View { info: info(NodeRole::Worker), ..View::default() };
+        assert!(worker.warnings().is_empty());
     }
 }

@@ -167,7 +167,11 @@ impl Document for Node {
         let spec = self.spec.clone().unwrap_or_default();
         let description = self.description.clone().unwrap_or_default();
         let status = self.status.clone().unwrap_or_default();
-        let mut rest = json!({
+        let addr = match status.addr.as_str() {
+            "" => &self.data_path_addr,
+            addr => addr,
+        };
+        let rest = json!({
             "Spec": {
                 "Name": spec.name,
                 "Labels": spec.labels,
@@ -186,19 +190,9 @@ impl Document for Node {
             "Status": {
                 "State": state(status.state()),
                 "Message": status.message,
-                "Addr": self.data_path_addr,
+                "Addr": addr,
             },
         });
-        if let Some(manager) = &self.manager {
-            rest["ManagerStatus"] = json!({
-                "Reachability": match status.state() {
-                    NodeState::Unknown => "unknown",
-                    NodeState::Down => "unreachable",
-                    NodeState::Ready => "reachable",
-                },
-                "Addr": manager.addr,
-            });
-        }
         with_meta(&self.id, self.meta.as_ref(), rest)
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! Columns follow Go's tabwriter as Docker configures it (at least 10 wide, 3 of padding, the last
 //! column is not padded), so that whoever cuts columns out of `docker` can cut them out of `shoal`.
-//! `--format json` prints one object per line with Docker's keys, sorted.
+//! `--format json` prints one object per line with Docker's keys, sorted; `--format TEMPLATE` a line
+//! per object with the fields of a Go template, after `table` with a header and aligned.
 
-use clap::{Args, ValueEnum};
+use std::str::FromStr;
+
+use clap::Args;
 use serde_json::{Map, Value};
+
+use crate::cli::template::Template;
 
 /// Least width of a column that is not the last.
 const WIDTH_MIN: usize = 10;
@@ -13,23 +18,43 @@ const WIDTH_MIN: usize = 10;
 const PADDING: usize = 3;
 
 /// How a list is printed.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Output {
-    /// How to print the list.
-    #[arg(long, value_enum, default_value_t = Format::Table)]
+    /// How to print the list: table, json, a template such as '{{.ID}}', or 'table TEMPLATE'.
+    #[arg(long, default_value = "table", value_name = "FORMAT")]
     pub format: Format,
     /// Print ids only.
     #[arg(short, long)]
     pub quiet: bool,
 }
 
-/// Table or JSON lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+/// What a list, or one object, looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Columns with a header.
     Table,
     /// One JSON object per line.
     Json,
+    /// A line per object.
+    Template(Template),
+    /// Chosen columns with a header, from a template with tabs.
+    Columns(Template),
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "table" => Ok(Self::Table),
+            "json" => Ok(Self::Json),
+            text => match text.strip_prefix("table ") {
+                Some(template) => Template::parse(template.trim()).map(Self::Columns),
+                None if text.contains("{{") => Template::parse(text).map(Self::Template),
+                None => Err("use table, json or a template such as '{{.ID}}'".to_owned()),
+            },
+        }
+    }
 }
 
 /// A list with its columns.
@@ -60,19 +85,39 @@ impl Listing {
     }
 
     /// The text to print, with its last newline.
-    pub fn render(&self, output: Output) -> String {
-        match (output.quiet, output.format) {
-            (true, _) => self.rows.iter().map(|row| format!("{}\n", row.id)).collect(),
-            (false, Format::Json) => self.rows.iter().map(|row| self.json(row)).collect(),
+    pub fn render(&self, output: &Output) -> String {
+        let rows = self.rows.iter();
+        match (output.quiet, &output.format) {
+            (true, _) => rows.map(|row| format!("{}\n", row.id)).collect(),
+            (false, Format::Json) => rows.map(|row| format!("{}\n", self.json(row))).collect(),
+            (false, Format::Template(template)) => {
+                rows.map(|row| format!("{}\n", template.render(&self.json(row)))).collect()
+            }
+            (false, Format::Columns(template)) => {
+                let cells = |text: &str| text.split('\t').map(str::to_owned).collect();
+                let header = template.render(&self.header(template));
+                let rows = rows.map(|row| cells(&template.render(&self.json(row))));
+                table(&std::iter::once(cells(&header)).chain(rows).collect::<Vec<_>>())
+            }
             (false, Format::Table) => {
                 let header = self.columns.iter().map(|&(header, _)| header.to_owned()).collect();
-                let rows = self.rows.iter().map(|row| row.cells.clone());
+                let rows = rows.map(|row| row.cells.clone());
                 table(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
             }
         }
     }
 
-    fn json(&self, row: &Row) -> String {
+    /// The headers of a template's fields; one that is no column is its own name.
+    fn header(&self, template: &Template) -> Value {
+        let header = |field: &str| {
+            let column = self.columns.iter().find(|(_, key)| *key == field);
+            column.map_or_else(|| field.to_uppercase(), |(header, _)| (*header).to_owned())
+        };
+        let headers = template.fields().map(|field| (field.to_owned(), header(field).into()));
+        Value::Object(headers.collect())
+    }
+
+    fn json(&self, row: &Row) -> Value {
         let cells = self.columns.iter().zip(&row.cells);
         let mut object: Map<String, Value> = cells
             .map(|(&(_, key), cell)| {
@@ -80,7 +125,7 @@ impl Listing {
             })
             .collect();
         object.extend(row.extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
-        format!("{}\n", Value::Object(object))
+        Value::Object(object)
     }
 }
 
@@ -130,7 +175,7 @@ mod tests {
     }
 
     fn check(format: Format, quiet: bool, expected: &str) {
-        assert_eq!(listing().render(Output { format, quiet }), expected);
+        assert_eq!(listing().render(&Output { format, quiet }), expected);
     }
 
     #[test]
@@ -149,7 +194,7 @@ mod tests {
         let mut listing = Listing::new(&COLUMNS[..2]);
         listing.push("a", vec!["a".into(), "b".into()], vec![]);
         let output = Output { format: Format::Table, quiet: false };
-        assert_eq!(listing.render(output), "ID        NAME\na         b\n");
+        assert_eq!(listing.render(&output), "ID        NAME\na         b\n");
     }
 
     #[test]
@@ -160,6 +205,22 @@ mod tests {
             "{\"ID\":\"abcdefghijkl\",\"Name\":\"wéb\",\"Ports\":\"*:8080->80/tcp\"}\n\
              {\"ID\":\"b\",\"Name\":\"a-name-that-is-long\",\"Ports\":\"\",\"Self\":true}\n",
         );
+    }
+
+    #[test]
+    fn a_template_is_a_line_per_object_and_a_table_of_one_has_a_header() {
+        let lines = "{{.ID}} {{.Self}}".parse().unwrap();
+        check(lines, false, "abcdefghijkl <no value>\nb true\n");
+        let columns = "table {{.Name}}\\t{{.Self}}".parse().unwrap();
+        check(
+            columns,
+            false,
+            "NAME                  SELF\n\
+             wéb                   <no value>\n\
+             a-name-that-is-long   true\n",
+        );
+        let refused = "yaml".parse::<Format>().unwrap_err();
+        assert_eq!(refused, "use table, json or a template such as '{{.ID}}'");
     }
 
     #[test]

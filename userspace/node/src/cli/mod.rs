@@ -5,12 +5,12 @@
 //! wrong, as `docker` does.
 
 mod client;
+mod cluster;
 mod completion;
+mod filter;
 mod human;
 mod info;
-mod init;
 mod inspect;
-mod join;
 mod listing;
 mod network;
 mod node;
@@ -18,6 +18,7 @@ mod publish;
 mod resolve;
 mod service;
 mod task;
+mod template;
 mod usage;
 
 use std::io::{ErrorKind, Write as _};
@@ -26,6 +27,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::cli::cluster::{
+    backup, ca, init, join, join_token, leave, restore, unlock, unlock_key, update,
+};
 use crate::config::{self, Environment};
 
 /// Runs services on a cluster of Linux hosts and balances their traffic in the kernel.
@@ -49,15 +53,26 @@ enum Verb {
     /// Run this host's daemon in the foreground.
     Daemon(config::Flags),
     /// Start a cluster with this node as its first manager.
-    ///
-    /// Nodes that join are not authenticated yet: whoever reaches this node's port (2377) can join.
-    /// Keep it reachable from a trusted network only.
-    Init(init::Args),
+    Init(Box<init::Args>),
     /// Join a cluster.
-    ///
-    /// Nodes that join are not authenticated yet: whoever reaches a manager's port (2377) can join.
-    /// Keep it reachable from a trusted network only.
     Join(join::Args),
+    /// Show or change what newcomers present.
+    JoinToken(join_token::Args),
+    /// Leave the cluster: stop this node's tasks and forget it.
+    Leave(leave::Args),
+    /// Give this manager its unlock key, from the terminal or stdin.
+    Unlock,
+    /// Show or change the unlock key.
+    UnlockKey(unlock_key::Args),
+    /// Show the cluster's root certificate, or roll over to another one.
+    Ca(ca::Args),
+    /// Change the cluster's settings.
+    #[command(arg_required_else_help = true)]
+    Update(update::Args),
+    /// Write all that this manager knows into one sealed file, while it runs.
+    Backup(backup::Args),
+    /// Put a backup into this node, which must not be part of a cluster.
+    Restore(restore::Args),
     /// Show what the daemon of this host is and holds.
     Info(info::Args),
     /// Manage the cluster's nodes.
@@ -119,8 +134,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     runtime.block_on(async {
         let client = client::Client::new(socket);
         match cli.verb {
-            Verb::Init(args) => init::run(&client, args).await,
+            Verb::Init(args) => init::run(&client, *args).await,
             Verb::Join(args) => join::run(&client, args).await,
+            Verb::JoinToken(args) => join_token::run(&client, args).await,
+            Verb::Leave(args) => leave::run(&client, args).await,
+            Verb::Unlock => unlock::run(&client).await,
+            Verb::UnlockKey(args) => unlock_key::run(&client, args).await,
+            Verb::Ca(args) => ca::run(&client, args).await,
+            Verb::Update(args) => update::run(&client, args).await,
+            Verb::Backup(args) => backup::run(&client, args).await,
+            Verb::Restore(args) => restore::run(&client, args).await,
             Verb::Info(args) => info::run(&client, &args).await,
             Verb::Node(verb) => node::run(&client, verb).await,
             Verb::Service(verb) => service::run(&client, verb).await,

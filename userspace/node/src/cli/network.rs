@@ -46,6 +46,6 @@ pub async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
             vec![("CreatedAt", rfc3339(created).into()), ("Subnet", spec.subnet.into())],
         );
     }
-    say(&listing.render(output));
+    say(&listing.render(&output));
     Ok(())
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
-use shoal_api::{Node, Task, TaskState};
+use shoal_api::{Node, Service, Task, TaskState};
 
 use crate::cli::client::Client;
+use crate::cli::filter::{Filter, Filters};
 use crate::cli::human::{ago, capitalized, now_ns};
 use crate::cli::listing::{Listing, Output, short};
 use crate::cli::{inspect, say};
@@ -25,14 +26,20 @@ pub enum Verb {
 }
 
 /// How tasks are listed.
-#[derive(clap::Args, Clone, Copy)]
+#[derive(clap::Args, Clone)]
 pub struct List {
     #[command(flatten)]
     output: Output,
     /// Show whole ids and errors.
     #[arg(long)]
     no_trunc: bool,
+    /// Show only tasks with this: id, name (both by their beginning), node, label (of the service)
+    /// or desired-state=running|shutdown|accepted.
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = Filter::parse)]
+    filter: Vec<Filter>,
 }
+
+const FILTERS: &[&str] = &["desired-state", "id", "label", "name", "node"];
 
 const COLUMNS: &[(&str, &str)] = &[
     ("ID", "ID"),
@@ -60,8 +67,8 @@ pub async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
             inspect::print(&words, &tasks)
         }
         Verb::Ls(list) => {
-            let (tasks, (nodes, _)) = (client.tasks().await?, client.nodes().await?);
-            say(&render(tasks, &nodes, list, now_ns()));
+            let (tasks, nodes) = (client.tasks().await?, client.nodes().await?);
+            say(&show(client, tasks, &nodes, &list).await?);
             Ok(())
         }
     }
@@ -76,8 +83,40 @@ fn sort(tasks: &mut [Task]) {
     tasks.sort_by_cached_key(key);
 }
 
+/// The table of those tasks that the user wants to see.
+///
+/// # Errors
+/// A filter that there is not, or what the daemon answered.
+pub async fn show(
+    client: &Client,
+    mut tasks: Vec<Task>,
+    nodes: &[Node],
+    list: &List,
+) -> anyhow::Result<String> {
+    let filters = Filters::new(&list.filter, FILTERS)?;
+    filters.words("desired-state", &["running", "shutdown", "accepted"])?;
+    // Labels are the service's.
+    let services = if filters.has("label") { client.services().await? } else { Vec::new() };
+    tasks.retain(|task| is_wanted(task, &filters, nodes, &services));
+    Ok(render(tasks, nodes, list, now_ns()))
+}
+
+fn is_wanted(task: &Task, filters: &Filters<'_>, nodes: &[Node], services: &[Service]) -> bool {
+    let service = services.iter().find(|service| service.id == task.service_id);
+    let spec = service.and_then(|service| service.spec.as_ref());
+    let none = BTreeMap::new();
+    let node = nodes.iter().find(|node| node.id == task.node_id);
+    filters.any("id", |id| task.id.starts_with(id))
+        && filters.any("name", |name| task.name().starts_with(name))
+        && filters.any("desired-state", |state| task.desired_state().word() == state)
+        && filters.any("node", |word| {
+            task.node_id == word || node.is_some_and(|node| node.hostname() == word)
+        })
+        && filters.labels("label", spec.map_or(&none, |spec| &spec.labels))
+}
+
 /// The table of tasks; older ones of a slot are drawn under the newest.
-pub fn render(mut tasks: Vec<Task>, nodes: &[Node], list: List, now_ns: u64) -> String {
+fn render(mut tasks: Vec<Task>, nodes: &[Node], list: &List, now_ns: u64) -> String {
     sort(&mut tasks);
     let hosts: BTreeMap<&str, &str> =
         nodes.iter().map(|node| (node.id.as_str(), node.hostname())).collect();
@@ -111,7 +150,7 @@ pub fn render(mut tasks: Vec<Task>, nodes: &[Node], list: List, now_ns: u64) -> 
         ];
         listing.push(&id, cells, extra);
     }
-    listing.render(list.output)
+    listing.render(&list.output)
 }
 
 fn error(err: &str, no_trunc: bool) -> String {
@@ -134,7 +173,7 @@ pub fn runs(task: &Task) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use shoal_api::{ContainerSpec, Meta, NodeDescription, TaskSpec, TaskStatus};
+    use shoal_api::{ContainerSpec, Meta, NodeDescription, ServiceSpec, TaskSpec, TaskStatus};
 
     use super::*;
     use crate::cli::listing::Format;
@@ -174,14 +213,52 @@ mod tests {
             ..Node::default()
         };
         let output = Output { format: Format::Table, quiet: false };
-        let list = List { output, no_trunc: false };
+        let list = List { output, no_trunc: false, filter: Vec::new() };
         let expected = "\
 ID             NAME        IMAGE      NODE      DESIRED STATE   CURRENT STATE           ERROR                       PORTS
 cccccccccccc   web.2       rootfs:/   n1        Running         Running 5 seconds ago                               
 bbbbbbbbbbbb    \\_ web.2   rootfs:/   n1        Shutdown        Failed 5 seconds ago    \"task: non-zero exit (1)\"   
 aaaaaaaaaaaa   web.10      rootfs:/   n1        Running         Running 5 seconds ago                               
 ";
-        assert_eq!(render(tasks, &[node], list, 6_000_000_000), expected);
+        assert_eq!(render(tasks, &[node], &list, 6_000_000_000), expected);
+    }
+
+    #[test]
+    fn filters_choose_tasks() {
+        let tasks =
+            [task("aaa", 1, 5, TaskState::Running, ""), task("bbb", 2, 5, TaskState::Failed, "")];
+        let node = Node {
+            id: "node1".into(),
+            description: Some(NodeDescription { hostname: "n1".into(), ..Default::default() }),
+            ..Node::default()
+        };
+        let service = Service {
+            id: "s".into(),
+            spec: Some(ServiceSpec {
+                labels: [("tier".to_owned(), "front".to_owned())].into(),
+                ..ServiceSpec::default()
+            }),
+            ..Service::default()
+        };
+        let check = |given: &[&str], expected: &[&str]| {
+            let given: Vec<Filter> = given.iter().map(|f| Filter::parse(f).unwrap()).collect();
+            let filters = Filters::new(&given, FILTERS).unwrap();
+            let (nodes, services) = (std::slice::from_ref(&node), std::slice::from_ref(&service));
+            let ids: Vec<&str> = tasks
+                .iter()
+                .filter(|task| is_wanted(task, &filters, nodes, services))
+                .map(|task| task.id.as_str())
+                .collect();
+            assert_eq!(ids, expected, "{given:?}");
+        };
+        check(&[], &["aaa", "bbb"]);
+        check(&["id=a"], &["aaa"]);
+        check(&["name=web.2"], &["bbb"]);
+        check(&["desired-state=running"], &["aaa"]);
+        check(&["node=n1", "desired-state=shutdown"], &["bbb"]);
+        check(&["node=n2"], &[]);
+        check(&["label=tier=front"], &["aaa", "bbb"]);
+        check(&["label=tier=back"], &[]);
     }
 
     #[test]

@@ -233,7 +233,7 @@ async fn ask(client: &Client, service_id: &str) -> anyhow::Result<Option<Judgeme
     };
     let mut tasks = client.tasks().await?;
     tasks.retain(|task| task.service_id == service_id);
-    let (nodes, _) = client.nodes().await?;
+    let nodes = client.nodes().await?;
     // Last, so that it is not older than the tasks that it is compared with.
     let status = client.status().await?;
     Ok(Some(judge(&Picture { service, tasks: &tasks, nodes: &nodes, status: &status })))

@@ -23,12 +23,12 @@ const COLUMNS: &[(&str, &str)] = &[
 /// What the daemon answered.
 pub async fn run(client: &Client, output: Output) -> anyhow::Result<()> {
     let services = client.services().await?;
-    let (tasks, (nodes, _)) = (client.tasks().await?, client.nodes().await?);
-    say(&render(services, &tasks, &nodes, output));
+    let (tasks, nodes) = (client.tasks().await?, client.nodes().await?);
+    say(&render(services, &tasks, &nodes, &output));
     Ok(())
 }
 
-fn render(mut services: Vec<Service>, tasks: &[Task], nodes: &[Node], output: Output) -> String {
+fn render(mut services: Vec<Service>, tasks: &[Task], nodes: &[Node], output: &Output) -> String {
     services.sort_by(|a, b| a.name().cmp(b.name()));
     // What a lost node last said of its tasks is not known to hold.
     let down: BTreeSet<&str> = nodes
@@ -100,7 +100,7 @@ mod tests {
         };
         let output = Output { format: Format::Table, quiet: false };
         assert_eq!(
-            render(vec![service], &tasks, &[down], output),
+            render(vec![service], &tasks, &[down], &output),
             "ID             NAME      MODE         REPLICAS   IMAGE      PORTS\n\
              ssssssssssss   web       replicated   1/3        rootfs:/   *:8080->80/tcp\n"
         );

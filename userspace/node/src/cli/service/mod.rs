@@ -11,7 +11,6 @@ mod scale;
 use clap::Subcommand;
 
 use crate::cli::client::Client;
-use crate::cli::human::now_ns;
 use crate::cli::inspect;
 use crate::cli::listing::Output;
 use crate::cli::resolve::resolve;
@@ -67,9 +66,9 @@ pub async fn run(client: &Client, verb: Verb) -> anyhow::Result<()> {
             let found: Vec<_> = words.iter().map(|word| resolve(word, &services)).collect();
             let ids: Vec<&str> = found.iter().flatten().map(|s| s.id.as_str()).collect();
             if !ids.is_empty() {
-                let (mut tasks, (nodes, _)) = (client.tasks().await?, client.nodes().await?);
+                let (mut tasks, nodes) = (client.tasks().await?, client.nodes().await?);
                 tasks.retain(|task| ids.contains(&task.service_id.as_str()));
-                say(&task::render(tasks, &nodes, list, now_ns()));
+                say(&task::show(client, tasks, &nodes, &list).await?);
             }
             for service in found {
                 service?;

@@ -1,11 +1,10 @@
 //! `shoal service scale`.
 
 use shoal_api::{Service, ServiceSpec, UpdateServiceRequest};
-use tonic::Status;
 
 use super::converge::{self, Goal};
 use crate::cli::Usage;
-use crate::cli::client::Client;
+use crate::cli::client::{Client, out_of_sequence};
 use crate::cli::resolve::resolve;
 use crate::cli::say;
 
@@ -78,10 +77,6 @@ async fn update(client: &Client, id: &str, replicas: u64) -> anyhow::Result<Serv
         }
     }
     unreachable!("the last attempt returns")
-}
-
-fn out_of_sequence(status: &Status) -> bool {
-    status.message().contains("update out of sequence")
 }
 
 #[cfg(test)]
