@@ -12,6 +12,7 @@ pub mod executor;
 mod kernel;
 mod listening;
 mod managers;
+mod news;
 mod reporter;
 mod session;
 pub mod shim;
@@ -22,8 +23,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use shoal_api::{NodeDescription, SessionRequest};
+use shoal_api::{NodeDescription, SessionRequest, Standing};
 use shoal_routing::Lower;
+use shoal_transport::Credentials;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::disk::TaskFiles;
@@ -31,6 +34,7 @@ use crate::executor::Executor;
 use crate::executor::native::{Native, Options};
 pub use crate::kernel::{Counters, Kernel, KernelError};
 use crate::managers::Managers;
+use crate::news::News;
 use crate::reporter::Reporter;
 use crate::session::Session;
 use crate::task::Sinks;
@@ -43,8 +47,15 @@ pub struct Config {
     pub node_id: String,
     /// The daemon's folder; the agent uses `tasks/` and `managers.json` in it.
     pub state_dir: PathBuf,
-    /// host:port of managers to begin with.
+    /// `HOST:PORT` of managers to begin with, and to come back to: names are looked up at each try.
+    /// Without any, those of the last start.
     pub managers: Vec<String>,
+    /// This node's certificate, and whom it trusts. Whoever renews it replaces the content.
+    pub credentials: Credentials,
+    /// `HOST:PORT` at which this node is, or as a manager would be, reached.
+    pub addr: String,
+    /// Random for each start of a daemon.
+    pub instance: String,
     /// What the managers are told about this node; its host name is told to the tasks too.
     pub description: NodeDescription,
     /// Address that carries the overlay's packets, without a port.
@@ -75,6 +86,12 @@ pub struct StartError {
 pub struct Agent {
     kernel: Kernel,
     session: JoinHandle<()>,
+    remove: Option<oneshot::Sender<()>>,
+    standing: watch::Receiver<Option<Standing>>,
+    refused: watch::Receiver<Option<String>>,
+    managers: watch::Receiver<Vec<String>>,
+    /// What [`remove_all`](Self::remove_all) leaves no trace of.
+    files: [PathBuf; 2],
 }
 
 impl Agent {
@@ -128,10 +145,52 @@ impl Agent {
             node_id: config.node_id,
             description: Some(config.description),
             data_path_addr: config.data_path_addr,
-            ..SessionRequest::default()
+            instance: config.instance,
+            addr: config.addr,
         };
-        let session = Session { request, managers, worker, kernel: kernel.clone(), reporter };
-        Ok(Self { kernel, session: tokio::spawn(session.run()) })
+        let news = News::new();
+        news.managers.send_replace(managers.all());
+        let (standing, refused) = (news.standing.subscribe(), news.refused.subscribe());
+        let known = news.managers.subscribe();
+        let session = Session {
+            request,
+            credentials: config.credentials,
+            news,
+            managers,
+            worker,
+            kernel: kernel.clone(),
+            reporter,
+        };
+        let (remove, removed) = oneshot::channel();
+        Ok(Self {
+            kernel,
+            session: tokio::spawn(session.run(removed)),
+            remove: Some(remove),
+            standing,
+            refused,
+            managers: known,
+            files: [tasks, file],
+        })
+    }
+
+    /// What the cluster wants this node's certificate to say and whom it is to trust, as the
+    /// managers said last; `None` before the first session.
+    #[must_use]
+    pub fn standing(&self) -> watch::Receiver<Option<Standing>> {
+        self.standing.clone()
+    }
+
+    /// Why the managers do not want this node, in their words, while they do not: it was removed,
+    /// or a copy of it is in the cluster.
+    #[must_use]
+    pub fn refused(&self) -> watch::Receiver<Option<String>> {
+        self.refused.clone()
+    }
+
+    /// Addresses of managers as known now: those that the managers said, then those given.
+    #[must_use]
+    pub fn managers(&self) -> Vec<String> {
+        self.managers.borrow().clone()
     }
 
     /// A handle to the data plane's figures, to be kept apart from the agent.
@@ -160,6 +219,30 @@ impl Agent {
     /// When the lower half is gone.
     pub async fn choices(&self) -> Result<Vec<(String, String)>, KernelError> {
         self.kernel.choices().await
+    }
+
+    /// For a node that leaves its cluster: ends the session, stops all tasks, each in its grace
+    /// period, removes them and what the agent keeps on disk, and lets the data plane go as
+    /// [`shutdown`](Self::shutdown) does.
+    pub async fn remove_all(mut self) {
+        if let Some(remove) = self.remove.take() {
+            // It has ended already if nobody listens.
+            let _ = remove.send(());
+        }
+        let _ = (&mut self.session).await;
+        self.kernel.stop().await;
+        for path in &self.files {
+            let removed = match path.is_dir() {
+                true => std::fs::remove_dir_all(path),
+                false => std::fs::remove_file(path),
+            };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "a file of the agent is left");
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Ends the session and lets the data plane go once its current work is done. Tasks run on, and

@@ -14,13 +14,16 @@ use shoal_api::{
     HeartbeatRequest, SessionMessage, SessionRequest, SessionStart, UpdateTaskStatusRequest,
 };
 use shoal_routing::plan::Gap;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
+use shoal_transport::{Credentials, Dial, DialError};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
+use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use crate::backoff::Backoff;
 use crate::kernel::Kernel;
 use crate::managers::Managers;
+use crate::news::News;
 use crate::reporter::Reporter;
 use crate::worker::Worker;
 
@@ -39,18 +42,25 @@ const PROBE: Duration = Duration::from_millis(500);
 /// Delays between tries to find a manager. A new leader waits three seconds for its nodes: several
 /// tries must fit in that.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
+/// Delays between tries while the managers refuse this node: it was removed, or runs twice. That is
+/// for a person to mend, and one who does sees the effect soon.
+const REFUSED_RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How long a manager that was found dead is passed over, also when others still name it the
 /// leader: about an election. Not for ever: the link may have been cut, and it still leads.
 const SHUNNED: Duration = Duration::from_secs(2);
 /// Followers in a row that may name another leader before the agent waits: managers that are
 /// electing may point at each other.
 const REDIRECTS: u32 = 3;
+/// Between heartbeats, whatever a manager says: no node is to flood it.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// A complete set for tens of thousands of backends; gRPC's own limit is 4 MiB.
 const MESSAGE_BYTES: usize = 64 << 20;
 
 /// What a session needs.
 pub(crate) struct Session {
     pub(crate) request: SessionRequest,
+    pub(crate) credentials: Credentials,
+    pub(crate) news: News,
     pub(crate) managers: Managers,
     pub(crate) worker: Worker,
     pub(crate) kernel: Kernel,
@@ -60,10 +70,8 @@ pub(crate) struct Session {
 /// Why a session ended, or did not begin.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("cannot be reached: {0}")]
-    Unreachable(tonic::transport::Error),
-    #[error("is not an address: {0}")]
-    Address(tonic::transport::Error),
+    #[error("{0}")]
+    Unreachable(#[from] DialError),
     #[error("is not the leader")]
     Redirected(String),
     #[error("refused: {0}")]
@@ -81,9 +89,21 @@ enum Ended {
 }
 
 impl Session {
-    /// Keeps a session open, for ever.
-    pub(crate) async fn run(mut self) {
+    /// Keeps a session open until the tasks of this node are to be removed, and removes them then.
+    pub(crate) async fn run(mut self, remove: oneshot::Receiver<()>) {
+        let removed = tokio::select! {
+            removed = remove => removed,
+            never = self.attend_all() => match never {},
+        };
+        // Nobody may ask for it any more; then this task is about to be ended.
+        if removed.is_ok() {
+            self.worker.remove_all().await;
+        }
+    }
+
+    async fn attend_all(&mut self) -> std::convert::Infallible {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut refused = Backoff::new(REFUSED_RETRY.0, REFUSED_RETRY.1);
         let mut redirects = 0;
         // Found dead last, and when: not tried in turn, and not because a follower still names it.
         let mut dead: Option<(String, Instant)> = None;
@@ -99,6 +119,7 @@ impl Session {
             let ended = self.attend(&addr, &mut served).await;
             if served {
                 backoff.reset();
+                refused.reset();
                 redirects = 0;
             }
             tracing::debug!(%addr, %ended, "no session");
@@ -112,6 +133,12 @@ impl Session {
                 }
                 Ended::Unreachable(_) | Ended::Silent | Ended::Broken(_) => {
                     dead = Some((addr, Instant::now()));
+                }
+                Ended::Refused(status) if status.code() == Code::PermissionDenied => {
+                    self.news.refuse(status.message());
+                    redirects = 0;
+                    sleep(refused.next_delay()).await;
+                    continue;
                 }
                 _ => {}
             }
@@ -133,7 +160,7 @@ impl Session {
         addr: &str,
         served: &mut bool,
     ) -> Result<std::convert::Infallible, Ended> {
-        let mut client = connect(addr).await?;
+        let mut client = connect(&self.credentials, addr).await?;
         let opened = timeout(OPEN, client.session(self.request.clone())).await;
         let mut stream = opened.map_err(|_| Ended::Silent)?.map_err(refused)?.into_inner();
         let first = timeout(OPEN, stream.message()).await.map_err(|_| Ended::Silent)?;
@@ -141,11 +168,10 @@ impl Session {
         let Some(Message::Start(start)) = first.message else { return Err(Ended::NoStart) };
         tracing::info!(%addr, session.id = %start.session_id, "session open");
 
-        let held = self.kernel.held();
-        let beats = beat(client.clone(), &start, held);
-        let reports = report(client, &start, &self.reporter);
-        let assignments =
-            receive(stream, &mut self.managers, &mut self.worker, &self.kernel, served);
+        let (credentials, reporter) = (self.credentials.clone(), self.reporter.clone());
+        let beats = beat(client.clone(), &start, self.kernel.held(), &credentials);
+        let reports = report(client, &start, &reporter);
+        let assignments = self.receive(stream, served);
         let ended = tokio::select! {
             ended = beats => ended,
             ended = reports => ended,
@@ -154,17 +180,52 @@ impl Session {
         tracing::info!(%addr, session.id = %start.session_id, %ended, "session over");
         Err(ended)
     }
+
+    /// Takes what the manager sends, in its order.
+    async fn receive(&mut self, mut stream: Streaming<SessionMessage>, served: &mut bool) -> Ended {
+        loop {
+            let message = match stream.message().await {
+                Ok(Some(message)) => message.message,
+                Ok(None) => return Ended::Closed,
+                Err(status) => return refused(status),
+            };
+            match message {
+                Some(Message::Assignments(assignments)) => {
+                    let assignments = Arc::new(assignments);
+                    // Tables first: a task that is to stop has left the rings when it hears of it.
+                    if let Err(gap) = self.kernel.assign(Arc::clone(&assignments)).await {
+                        return gap.into();
+                    }
+                    self.worker.assign(&assignments);
+                    if !*served {
+                        *served = true;
+                        self.news.welcome();
+                    }
+                }
+                Some(Message::Managers(list)) => {
+                    self.managers.update(&list.addrs);
+                    self.news.managers.send_replace(self.managers.all());
+                }
+                Some(Message::Standing(standing)) => self.news.stand(standing),
+                // A newer manager may say more than we know.
+                Some(Message::Start(_)) | None => {}
+            }
+        }
+    }
 }
 
-async fn connect(addr: &str) -> Result<DispatcherClient<Channel>, Ended> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-        .map_err(Ended::Address)?
-        .connect_timeout(ANSWER)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PROBE)
-        .keep_alive_timeout(ANSWER)
-        .keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(Ended::Unreachable)?;
+async fn connect(
+    credentials: &Credentials,
+    addr: &str,
+) -> Result<DispatcherClient<Channel>, DialError> {
+    let dial = Dial {
+        connect_timeout: ANSWER,
+        handshake_timeout: ANSWER,
+        keepalive_interval: PROBE,
+        keepalive_timeout: ANSWER,
+        keepalive_while_idle: true,
+    };
+    let channel = shoal_transport::connect(credentials, addr, &dial).await?;
     Ok(DispatcherClient::new(channel).max_decoding_message_size(MESSAGE_BYTES))
 }
 
@@ -185,61 +246,44 @@ fn refused(status: Status) -> Ended {
     }
 }
 
-/// Takes what the manager sends, in its order.
-async fn receive(
-    mut stream: Streaming<SessionMessage>,
-    managers: &mut Managers,
-    worker: &mut Worker,
-    kernel: &Kernel,
-    served: &mut bool,
-) -> Ended {
-    loop {
-        let message = match stream.message().await {
-            Ok(Some(message)) => message.message,
-            Ok(None) => return Ended::Closed,
-            Err(status) => return refused(status),
-        };
-        match message {
-            Some(Message::Assignments(assignments)) => {
-                let assignments = Arc::new(assignments);
-                // Tables first: a task that is to stop has left the rings when it hears of it.
-                if let Err(gap) = kernel.assign(Arc::clone(&assignments)).await {
-                    return gap.into();
-                }
-                worker.assign(&assignments);
-                *served = true;
-            }
-            Some(Message::Managers(list)) => managers.update(&list.addrs),
-            // A newer manager may say more than we know.
-            Some(Message::Start(_) | Message::Standing(_)) | None => {}
-        }
-    }
-}
-
-/// Says every period that this node lives, and at once that its kernel holds more.
+/// Says every period that this node lives, and at once that its kernel or its certificate is
+/// another.
 async fn beat(
     mut client: DispatcherClient<Channel>,
     start: &SessionStart,
-    mut held: tokio::sync::watch::Receiver<u64>,
+    mut held: watch::Receiver<u64>,
+    credentials: &Credentials,
 ) -> Ended {
-    let period = Duration::from_nanos(start.heartbeat_period_ns).max(Duration::from_millis(10));
-    let mut ticks = interval(period);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut period = start.heartbeat_period_ns;
+    let mut ticks = every(period);
+    let mut certificates = credentials.changes();
     let mut missed = 0;
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            changed = held.changed() => {
-                if changed.is_err() {
-                    return Ended::Closed;
-                }
-                ticks.reset();
-            }
+        let changed = tokio::select! {
+            _ = ticks.tick() => Ok(()),
+            changed = held.changed() => changed,
+            changed = certificates.changed() => changed,
+        };
+        if changed.is_err() {
+            return Ended::Closed;
         }
-        let held_index = *held.borrow_and_update();
-        let request = HeartbeatRequest { session_id: start.session_id.clone(), held_index };
+        ticks.reset();
+        let request = HeartbeatRequest {
+            session_id: start.session_id.clone(),
+            held_index: *held.borrow_and_update(),
+            issuer_digest: credentials.issuer_digest(),
+        };
         match answer(client.heartbeat(request)).await {
-            Ok(Ok(_)) => missed = 0,
+            Ok(Ok(told)) => {
+                missed = 0;
+                // None is told by a manager that does not know how.
+                let told = told.into_inner().heartbeat_period_ns;
+                if told != 0 && told != period {
+                    period = told;
+                    ticks = every(period);
+                    ticks.reset();
+                }
+            }
             Ok(Err(status)) => return refused(status),
             Err(_) => missed += 1,
         }
@@ -247,6 +291,13 @@ async fn beat(
             return Ended::Silent;
         }
     }
+}
+
+/// Ticks, the first one at once.
+fn every(period_ns: u64) -> Interval {
+    let mut ticks = interval(Duration::from_nanos(period_ns).max(SHORTEST));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Says how the tasks are, until it is acknowledged.

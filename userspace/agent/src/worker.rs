@@ -66,6 +66,15 @@ impl Worker {
         }
     }
 
+    /// Stops all tasks, each in its grace period, and removes all that is of them.
+    pub(crate) async fn remove_all(&mut self) {
+        for goal in self.goals.values() {
+            goal.send_replace(Goal::Remove);
+        }
+        while self.loops.join_next().await.is_some() {}
+        self.goals.clear();
+    }
+
     fn put(&mut self, task: &Task) {
         if let Some(goal) = self.goals.get(&task.id) {
             let wanted = Goal::of(task);

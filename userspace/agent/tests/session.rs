@@ -6,13 +6,14 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::eventually;
 use common::manager::Manager;
 use common::node::{Node, script};
 use common::wire::Wire;
+use common::{eventually, pki};
 use shoal_agent::Agent;
 use shoal_agent::executor::simulated::Simulated;
-use shoal_api::{TaskState, TaskStatus};
+use shoal_api::session_message::Message;
+use shoal_api::{NodeRole, Standing, TaskState, TaskStatus};
 
 #[tokio::test]
 async fn a_follower_sends_the_agent_to_the_leader() {
@@ -23,6 +24,8 @@ async fn a_follower_sends_the_agent_to_the_leader() {
     let request = leader.state.lock().requests[0].clone();
     assert_eq!((request.node_id.as_str(), request.data_path_addr.as_str()), ("node1", "192.0.2.1"));
     assert_eq!(request.description.unwrap().hostname, "n1");
+    assert_eq!((request.addr.as_str(), request.instance.as_str()), ("192.0.2.1:2377", "i1"));
+    assert_eq!(leader.state.lock().callers, ["node1"]);
 }
 
 #[tokio::test]
@@ -177,6 +180,108 @@ async fn simulated_tasks_go_the_same_ways_as_real_ones() {
         (files == 0 && node.kernel.0.lock().links.is_empty()).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_manager_that_another_root_signed_for_is_passed_over() {
+    let node = Node::new();
+    let (impostor, manager) = (Manager::start_as(pki::impostor()).await, Manager::start().await);
+    let _agent = node.agent(&[&impostor.addr, &manager.addr]);
+    manager.held(1).await;
+    assert!(impostor.state.lock().requests.is_empty());
+}
+
+#[tokio::test]
+async fn a_name_that_was_given_once_leads_to_managers_that_all_have_moved() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    // They say where they are, and are there no longer.
+    manager.state.lock().managers = vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()];
+    let name = format!("localhost:{}", manager.addr.rsplit_once(':').unwrap().1);
+    let agent = node.agent(&[&name]);
+    manager.held(1).await;
+    assert_eq!(agent.managers(), ["127.0.0.1:1", "127.0.0.1:2", name.as_str()]);
+    agent.shutdown().await;
+    manager.state.lock().heartbeats.clear();
+    let _agent = node.agent(&[]);
+    manager.held(1).await;
+}
+
+#[tokio::test]
+async fn what_the_cluster_wants_of_the_certificate_is_told_to_the_daemon() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    let first = Standing { issuer_digest: "a".into(), ..Standing::default() };
+    manager.state.lock().standing = Some(first.clone());
+    let agent = node.agent(&[&manager.addr]);
+    let mut standing = agent.standing();
+    let seen = standing.wait_for(Option::is_some).await.unwrap().clone();
+    assert_eq!(seen, Some(first));
+    let second = Standing { role: NodeRole::Manager.into(), ..Standing::default() };
+    manager.state.lock().send(Message::Standing(second.clone()));
+    standing.changed().await.unwrap();
+    assert_eq!(*standing.borrow(), Some(second));
+    assert_eq!(manager.state.lock().requests.len(), 1);
+}
+
+#[tokio::test]
+async fn heartbeats_name_the_certificates_root_and_follow_a_new_period_and_a_new_certificate() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    manager.state.lock().heartbeat_ms = 60_000;
+    let config = node.config(&[&manager.addr]);
+    let credentials = config.credentials.clone();
+    let _agent = Agent::start(config, node.kernel.clone()).unwrap();
+    manager.held(1).await;
+    assert_eq!(*manager.state.lock().issuers.last().unwrap(), pki::digest());
+
+    // Far before the next one, and in the same session.
+    let before = manager.state.lock().heartbeats.len();
+    manager.state.lock().told_heartbeat_ms = 20;
+    let (chain, key) = pki::issue("node1", NodeRole::Worker, 7);
+    credentials.replace(&chain, &key, &pki::roots_pem()).unwrap();
+    eventually("many heartbeats", || {
+        (manager.state.lock().heartbeats.len() >= before + 10).then_some(())
+    })
+    .await;
+    assert_eq!(manager.state.lock().requests.len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_was_removed_says_so_and_asks_ever_more_rarely() {
+    let (node, manager) = (Node::new(), Manager::start().await);
+    let agent = node.agent(&[&manager.addr]);
+    manager.held(1).await;
+    let mut refused = agent.refused();
+    assert_eq!(*refused.borrow(), None);
+
+    let why = "node node1 was removed from the cluster";
+    manager.state.lock().refusal = Some(why.into());
+    manager.end_session();
+    let removed = Instant::now();
+    let said = refused.wait_for(Option::is_some).await.unwrap().clone();
+    assert_eq!(said.as_deref(), Some(why));
+    eventually("more refusals", || (manager.state.lock().refusals >= 5).then_some(())).await;
+    // Five of an ordinary session's tries take less.
+    assert!(removed.elapsed() > Duration::from_millis(50 + 100 + 200 + 400));
+
+    manager.state.lock().refusal = None;
+    manager.state.lock().heartbeats.clear();
+    manager.held(1).await;
+    assert_eq!(*refused.borrow(), None);
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_keeps_no_task_and_no_file_of_the_agent() {
+    let (node, manager, executor) = (Node::new(), Manager::start().await, Simulated::default());
+    let config = node.config(&[&manager.addr]);
+    let agent = Agent::start_with(config, node.kernel.clone(), Arc::new(executor.clone())).unwrap();
+    for number in 0..20 {
+        manager.put(script(&format!("t{number}"), ""));
+    }
+    manager.put(finished("old"));
+    eventually("all run", || (executor.running() == 20).then_some(())).await;
+    agent.remove_all().await;
+    assert_eq!(executor.running(), 0);
+    assert!(node.kernel.0.lock().links.is_empty());
+    assert_eq!(node.dir.path().join("state").read_dir().unwrap().count(), 0);
 }
 
 /// A task that asks nothing of the node but its place in the stream.

@@ -11,15 +11,16 @@ use shoal_api::dispatcher_server::{Dispatcher, DispatcherServer};
 use shoal_api::session_message::Message;
 use shoal_api::{
     AssignmentChange, Assignments, AssignmentsType, HeartbeatRequest, HeartbeatResponse, Managers,
-    RouteNode, SessionMessage, SessionRequest, SessionStart, Task, TaskState, TaskStatus,
-    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
+    NodeRole, RouteNode, SessionMessage, SessionRequest, SessionStart, Standing, Task, TaskState,
+    TaskStatus, UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
+use shoal_transport::{Credentials, Peer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::eventually;
+use super::{eventually, pki};
 
 type Sender = mpsc::UnboundedSender<Result<SessionMessage, Status>>;
 
@@ -33,14 +34,26 @@ pub struct State {
     pub redirects: usize,
     pub managers: Vec<String>,
     pub requests: Vec<SessionRequest>,
+    /// Who asked, by its certificate.
+    pub callers: Vec<String>,
+    /// Sent at the start of each session.
+    pub standing: Option<Standing>,
+    /// Why the node is refused.
+    pub refusal: Option<String>,
+    /// How often it was.
+    pub refusals: usize,
     session: Option<(String, Sender)>,
     /// Session and index of each heartbeat.
     pub heartbeats: Vec<(String, u64)>,
+    /// The certificates' roots that they named.
+    pub issuers: Vec<String>,
     /// Every status that arrived, by task.
     pub statuses: BTreeMap<String, Vec<TaskStatus>>,
     /// How many reports are to fail.
     pub refused_reports: usize,
     pub heartbeat_ms: u64,
+    /// Told with each answer to a heartbeat; 0 tells nothing.
+    pub told_heartbeat_ms: u64,
 }
 
 /// One manager; dropping it closes its port and all connections.
@@ -55,6 +68,10 @@ struct Service(Arc<Mutex<State>>);
 
 impl Manager {
     pub async fn start() -> Self {
+        Self::start_as(pki::credentials("m1", NodeRole::Manager)).await
+    }
+
+    pub async fn start_as(credentials: Credentials) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let state = State { index: 1, heartbeat_ms: 1_000, ..State::default() };
@@ -62,7 +79,7 @@ impl Manager {
         let service = DispatcherServer::new(Service(Arc::clone(&state)));
         let server = tonic::transport::Server::builder()
             .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(shoal_transport::accept(listener, &credentials));
         let server = tokio::spawn(async move { server.await.unwrap() });
         Self { addr, state, server }
     }
@@ -157,7 +174,12 @@ impl Dispatcher for Service {
         &self,
         request: Request<SessionRequest>,
     ) -> Result<Response<Self::SessionStream>, Status> {
+        let peer = request.extensions().get::<Peer>().unwrap().identity.clone().unwrap();
         let mut state = self.0.lock();
+        if let Some(refusal) = state.refusal.clone() {
+            state.refusals += 1;
+            return Err(Status::permission_denied(refusal));
+        }
         if let Some(leader) = &state.leader {
             let mut status = Status::failed_precondition("this manager is not the leader");
             status.metadata_mut().insert("shoal-leader", leader.parse().unwrap());
@@ -166,12 +188,16 @@ impl Dispatcher for Service {
         }
         let (sender, receiver) = mpsc::unbounded_channel();
         state.requests.push(request.into_inner());
+        state.callers.push(peer.node_id);
         let session_id = format!("s{}", state.requests.len());
         state.session = Some((session_id.clone(), sender));
         let heartbeat_period_ns = state.heartbeat_ms * 1_000_000;
         state.send(Message::Start(SessionStart { session_id, heartbeat_period_ns }));
         let addrs = state.managers.clone();
         state.send(Message::Managers(Managers { addrs }));
+        if let Some(standing) = state.standing.clone() {
+            state.send(Message::Standing(standing));
+        }
         let node =
             RouteNode { number: 1, node_id: "node1".into(), data_path_addr: "192.0.2.1".into() };
         let items = state.tasks.values().cloned().map(Item::Task).chain([Item::Node(node)]);
@@ -195,7 +221,9 @@ impl Dispatcher for Service {
         let mut state = self.0.lock();
         state.check(&request.session_id)?;
         state.heartbeats.push((request.session_id, request.held_index));
-        Ok(Response::new(HeartbeatResponse::default()))
+        state.issuers.push(request.issuer_digest);
+        let heartbeat_period_ns = state.told_heartbeat_ms * 1_000_000;
+        Ok(Response::new(HeartbeatResponse { heartbeat_period_ns }))
     }
 
     async fn update_task_status(

@@ -7,6 +7,7 @@
 pub mod lower;
 pub mod manager;
 pub mod node;
+pub mod pki;
 pub mod wire;
 
 use std::time::{Duration, Instant};

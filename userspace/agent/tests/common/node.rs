@@ -9,10 +9,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shoal_agent::{Agent, Config};
 use shoal_api::{
-    Attachment, ContainerSpec, NodeDescription, Task, TaskSpec, TaskState, TaskStatus,
+    Attachment, ContainerSpec, NodeDescription, NodeRole, Task, TaskSpec, TaskState, TaskStatus,
 };
 
 use super::lower::Memory;
+use super::pki;
 
 /// Where the machine has its version 2 tree.
 fn cgroup2() -> Option<PathBuf> {
@@ -51,6 +52,9 @@ impl Node {
             state_dir: self.dir.path().join("state"),
             managers: managers.iter().map(|&addr| addr.to_owned()).collect(),
             description: NodeDescription { hostname: "n1".into(), ..NodeDescription::default() },
+            credentials: pki::credentials("node1", NodeRole::Worker),
+            addr: "192.0.2.1:2377".into(),
+            instance: "i1".into(),
             data_path_addr: "192.0.2.1".into(),
             cgroup_root: self.cgroup.clone(),
             shim_exe: env!("CARGO_BIN_EXE_shoal-shim").into(),
