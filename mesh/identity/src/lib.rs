@@ -33,4 +33,4 @@ pub use seal::{SealError, open, seal};
 pub use secret_key::{BackupKey, SecretKeyError, UnlockKey};
 pub use stream::{StreamError, StreamOpener, StreamSealer};
 pub use token::{JoinToken, TokenError};
-pub use verify::{VerifyError, issued_under, issuer_of, verify};
+pub use verify::{VerifyError, issued_under, issuer_of, verify, verify_issued};

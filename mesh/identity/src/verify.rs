@@ -5,11 +5,14 @@
 
 use std::time::Duration;
 
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use shoal_api::NodeRole;
 use shoal_api::time::Timestamp;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring};
 
 use crate::certificate::{Certificate, CertificateError, date, digest_hex};
+use crate::csr::Csr;
+use crate::names::{Identity, role_name};
 use crate::pem;
 
 /// Why a chain is not believed.
@@ -37,6 +40,12 @@ pub enum VerifyError {
         /// When it begins.
         at: String,
     },
+    /// It is for another key than was asked for.
+    #[error("the certificate is not for the key that it was asked for")]
+    OtherKey,
+    /// It names another node, role or cluster, or lacks the name that servers are known by.
+    #[error("the certificate does not name the node as it was asked to")]
+    OtherName,
     /// No root stands behind it, or a signature is wrong.
     #[error("the certificate of node {node_id} was not issued by this cluster")]
     NotIssued {
@@ -54,21 +63,43 @@ pub fn verify(
     roots_pem: &str,
     now: Timestamp,
 ) -> Result<Certificate, VerifyError> {
-    let (own, between) = chain.split_first().ok_or(CertificateError::Missing)?;
+    let own = chain.first().ok_or(CertificateError::Missing)?;
     let certificate = Certificate::from_der(own)?;
-    let roots = pem::certificates(roots_pem).map_err(|_| VerifyError::Roots)?;
-    let roots: Vec<_> = roots.into_iter().map(CertificateDer::from).collect();
-    let anchors: Result<Vec<_>, _> = roots.iter().map(anchor_from_trusted_cert).collect();
-    let anchors = anchors.map_err(|_| VerifyError::Roots)?;
-    if anchors.is_empty() {
-        return Err(VerifyError::Roots);
+    check(chain, roots_pem, now, KeyUsage::client_auth(), &certificate)?;
+    Ok(certificate)
+}
+
+/// Checks what another signer made of a request: a certificate for that key, of that node, which
+/// leads to one of the roots and serves for what the role does.
+///
+/// # Errors
+/// [`VerifyError`].
+pub fn verify_issued(
+    chain_pem: &str,
+    roots_pem: &str,
+    request: &Csr,
+    identity: &Identity,
+    now: Timestamp,
+) -> Result<Certificate, VerifyError> {
+    let chain = pem::certificates(chain_pem).map_err(|_| CertificateError::Unreadable)?;
+    let certificate = verify(&chain, roots_pem, now)?;
+    if certificate.public_der != request.public_der() {
+        return Err(VerifyError::OtherKey);
     }
-    let between: Vec<_> = between.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let own = CertificateDer::from(own.as_slice());
-    let own = EndEntityCert::try_from(&own).map_err(|_| CertificateError::Unreadable)?;
-    let now = UnixTime::since_unix_epoch(Duration::from_nanos(now.nanos()));
-    own.verify_for_usage(ALGORITHMS, &anchors, &between, now, KeyUsage::client_auth(), None, None)
-        .map_err(|error| cause(&error, &certificate))?;
+    let known_as = |name: &str| {
+        let own = CertificateDer::from(certificate.der.as_slice());
+        let own = EndEntityCert::try_from(&own).map_err(|_| CertificateError::Unreadable)?;
+        let name = ServerName::try_from(name).map_err(|_| VerifyError::OtherName)?;
+        own.verify_is_valid_for_subject_name(&name).map_err(|_| VerifyError::OtherName)
+    };
+    if certificate.identity != *identity {
+        return Err(VerifyError::OtherName);
+    }
+    known_as(role_name(identity.role))?;
+    if identity.role == NodeRole::Manager {
+        // Managers serve; a certificate for clients only would cut the node off.
+        check(&chain, roots_pem, now, KeyUsage::server_auth(), &certificate)?;
+    }
     Ok(certificate)
 }
 
@@ -81,6 +112,30 @@ const ALGORITHMS: &[&dyn rustls_pki_types::SignatureVerificationAlgorithm] = &[
     ring::RSA_PKCS1_2048_8192_SHA384,
     ring::RSA_PKCS1_2048_8192_SHA512,
 ];
+
+fn check(
+    chain: &[Vec<u8>],
+    roots_pem: &str,
+    now: Timestamp,
+    usage: KeyUsage,
+    certificate: &Certificate,
+) -> Result<(), VerifyError> {
+    let roots = pem::certificates(roots_pem).map_err(|_| VerifyError::Roots)?;
+    let roots: Vec<_> = roots.into_iter().map(CertificateDer::from).collect();
+    let anchors: Result<Vec<_>, _> = roots.iter().map(anchor_from_trusted_cert).collect();
+    let anchors = anchors.map_err(|_| VerifyError::Roots)?;
+    if anchors.is_empty() {
+        return Err(VerifyError::Roots);
+    }
+    let mut chain = chain.iter().map(|der| CertificateDer::from(der.as_slice()));
+    let own = chain.next().ok_or(CertificateError::Missing)?;
+    let own = EndEntityCert::try_from(&own).map_err(|_| CertificateError::Unreadable)?;
+    let between: Vec<_> = chain.collect();
+    let now = UnixTime::since_unix_epoch(Duration::from_nanos(now.nanos()));
+    own.verify_for_usage(ALGORITHMS, &anchors, &between, now, usage, None, None)
+        .map(drop)
+        .map_err(|error| cause(&error, certificate))
+}
 
 fn cause(error: &webpki::Error, certificate: &Certificate) -> VerifyError {
     let node_id = certificate.identity.node_id.clone();

@@ -17,6 +17,7 @@ use shoal_api::time::Timestamp;
 use shoal_api::{IssuedCertificate, NodeRole, RootCa};
 use shoal_identity::{
     Csr, Identity, Key, MANAGER, Root, VerifyError, WORKER, ca, issued_under, pem, request, verify,
+    verify_issued,
 };
 
 const NOW: Timestamp = Timestamp(1_800_000_000_000_000_000);
@@ -202,6 +203,32 @@ fn a_certificates_own_root_is_found_among_several() {
     assert_eq!(under(&during, &both), Some(next.digest_hex()));
     assert_eq!(under(&during, &old.cert_pem()), None);
     assert_eq!(issued_under("", &both), None);
+}
+
+#[test]
+fn what_another_signer_made_must_be_what_was_asked_for() {
+    let root = found(1);
+    let key = Key::from_seed(&[9; 32]);
+    let csr = Csr::parse(&request(&key)).unwrap();
+    let asked =
+        Identity { node_id: key.node_id(), role: NodeRole::Manager, cluster_id: "c1".into() };
+    let chain = issued(&cluster(&root), NodeRole::Manager).chain_pem;
+    let check = |chain: &str, csr: &Csr, asked: &Identity| {
+        verify_issued(chain, &root.cert_pem(), csr, asked, NOW).map(drop)
+    };
+    assert_eq!(check(&chain, &csr, &asked), Ok(()));
+    let other = Csr::parse(&request(&Key::from_seed(&[8; 32]))).unwrap();
+    assert_eq!(check(&chain, &other, &asked), Err(VerifyError::OtherKey));
+    for asked in [
+        Identity { role: NodeRole::Worker, ..asked.clone() },
+        Identity { node_id: "other".into(), ..asked.clone() },
+        Identity { cluster_id: "c2".into(), ..asked.clone() },
+    ] {
+        assert_eq!(check(&chain, &csr, &asked), Err(VerifyError::OtherName));
+    }
+    let foreign = issued(&cluster(&found(2)), NodeRole::Manager).chain_pem;
+    assert!(matches!(check(&foreign, &csr, &asked), Err(VerifyError::NotIssued { .. })));
+    assert!(matches!(check("", &csr, &asked), Err(VerifyError::Certificate(_))));
 }
 
 #[test]
