@@ -1,6 +1,7 @@
 //! The demo: a cluster of three hosts, one published port, two kills, real packets.
 //!
-//! 1. Three managers form a cluster; `web` gets three replicas on port 8080.
+//! 1. Three managers form a cluster over mutual TLS, two of them by a join token; `web` gets three
+//!    replicas on port 8080.
 //! 2. The client asks each host 30 times: every task answers through every host, and every task
 //!    sees the client's own address.
 //! 3. Requests go on steadily while one task is killed, then a whole host.
@@ -87,7 +88,7 @@ impl Demo {
     fn play(&mut self, victim: &str) -> Result<()> {
         self.say("three hosts on one switch, and a client at 10.88.0.100");
         self.lab.form()?;
-        self.say("three managers form a cluster");
+        self.say("three managers form a cluster, joined by a token and over mutual TLS");
         let (image, binary) = self.lab.image()?;
         let (replicas, publish) = (REPLICAS.to_string(), format!("{PORT}:80"));
         let create =

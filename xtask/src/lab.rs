@@ -22,11 +22,15 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Make the hosts, start their daemons and form one cluster of managers.
+    /// Make the hosts, start their daemons and form one cluster, joined by tokens.
     Up {
         /// How many hosts run a daemon.
         #[arg(long, default_value_t = 3)]
         nodes: usize,
+        /// How many of them are managers, the others are workers [default: all of up to 3 hosts, 3
+        /// of up to 6, 5 of more].
+        #[arg(long, conflicts_with = "bare")]
+        managers: Option<usize>,
         /// Make only the hosts and their links.
         #[arg(long)]
         bare: bool,
@@ -77,7 +81,10 @@ enum Verb {
 pub fn run(args: Args) -> Result<ExitCode> {
     let open = || Lab::open(&root(), &args.prefix).map(|lab| lab.with_binary(binary()));
     match args.verb {
-        Verb::Up { nodes, bare } => up(&args.prefix, nodes, bare)?,
+        Verb::Up { nodes, bare: true, .. } => bare(&args.prefix, nodes)?,
+        Verb::Up { nodes, managers, bare: false } => {
+            up(&args.prefix, nodes, managers.unwrap_or_else(|| managers_of(nodes)))?;
+        }
         Verb::Status => print!("{}", status(&open()?)),
         Verb::Exec { host, command } => return exec(&open()?, &host, &command),
         Verb::Cut { host } => open()?.cut(&host)?,
@@ -107,17 +114,37 @@ fn binary() -> std::path::PathBuf {
     build::target().join("debug/shoal")
 }
 
-fn up(prefix: &str, nodes: usize, bare: bool) -> Result<()> {
+/// How many managers a lab has unless told otherwise: an odd number, since one more would bear no
+/// more losses, and few, since each of them stores every write.
+fn managers_of(nodes: usize) -> usize {
+    match nodes {
+        0..=3 => nodes,
+        4..=6 => 3,
+        _ => 5,
+    }
+}
+
+fn bare(prefix: &str, nodes: usize) -> Result<()> {
     need_root("a lab")?;
     setup::for_lab()?;
-    let mut lab = Lab::new(&root(), prefix, nodes)?;
-    if !bare {
-        lab = lab.with_binary(build::shoal(false)?);
-    }
+    let lab = Lab::new(&root(), prefix, nodes)?;
     lab.up()?;
-    if !bare {
-        lab.form().context("the hosts are up and stay so: `cargo xtask lab down` removes them")?;
-    }
+    print!("{}", status(&lab));
+    Ok(())
+}
+
+fn up(prefix: &str, nodes: usize, managers: usize) -> Result<()> {
+    need_root("a lab")?;
+    // Said before anything is built or made.
+    ensure!(
+        (1..=nodes).contains(&managers),
+        "{managers} of {nodes} hosts cannot be managers: give --managers from 1 to {nodes}"
+    );
+    setup::for_lab()?;
+    let lab = Lab::new(&root(), prefix, nodes)?.with_binary(build::shoal(false)?);
+    lab.up()?;
+    lab.form_with(managers, nodes - managers)
+        .context("the hosts are up and stay so: `cargo xtask lab down` removes them")?;
     print!("{}", status(&lab));
     Ok(())
 }
@@ -175,4 +202,15 @@ fn exec(lab: &Lab, host: &str, command: &[String]) -> Result<ExitCode> {
     let status = status.with_context(|| format!("cannot run {program} on {host}"))?;
     ensure!(status.code().is_some(), "{program}: {status}");
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::managers_of;
+
+    #[test]
+    fn a_lab_of_many_hosts_has_few_managers() {
+        let managers = [1, 2, 3, 4, 5, 6, 7, 64].map(managers_of);
+        assert_eq!(managers, [1, 2, 3, 3, 3, 3, 5, 5]);
+    }
 }
