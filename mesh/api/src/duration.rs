@@ -12,6 +12,12 @@ pub const RESTART_DELAY: Duration = Duration::from_secs(5);
 pub const HEARTBEAT_PERIOD: Duration = Duration::from_secs(1);
 /// Heartbeats that a node may miss before its tasks are replaced elsewhere.
 pub const HEARTBEATS_MISSED: u32 = 3;
+/// Life of a node's certificate when the spec does not say; Docker's default (swarm.md CL2).
+pub const NODE_CERT_EXPIRY: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// The least that it may be; Docker's (swarm.md §1.13).
+pub const NODE_CERT_EXPIRY_MIN: Duration = Duration::from_secs(60 * 60);
+/// How long a removed node is refused after its last certificate expired (swarm.md N5).
+pub const REMOVED_NODE_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl TaskSpec {
     /// How long a task may take to stop before it is killed.

@@ -158,7 +158,20 @@ impl Node {
         self.spec.as_ref().map_or(NodeAvailability::Active, crate::NodeSpec::availability)
     }
 
-    /// Manager or worker.
+    /// Whether the node is a manager: it has, or is about to have, a place in Raft. The role in its
+    /// spec is the wish.
+    #[must_use]
+    pub fn is_manager(&self) -> bool {
+        self.manager.is_some()
+    }
+
+    /// The role that the node's certificate is to say.
+    #[must_use]
+    pub fn certified_role(&self) -> NodeRole {
+        if self.is_manager() { NodeRole::Manager } else { NodeRole::Worker }
+    }
+
+    /// Manager or worker, as the operator wishes.
     #[must_use]
     pub fn role(&self) -> NodeRole {
         self.spec.as_ref().map_or(NodeRole::Worker, crate::NodeSpec::role)

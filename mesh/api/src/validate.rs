@@ -5,7 +5,10 @@
 
 use prost::Message;
 
+pub use self::cluster::{CLUSTER_NAME, address_pools, cluster_spec, node_spec};
 use crate::{ContainerSpec, EndpointSpec, PortConfig, Protocol, ServiceSpec};
+
+mod cluster;
 
 /// Why a spec is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,9 +48,11 @@ pub enum Invalid {
     /// Two frontends of one service would be the same.
     #[error("EndpointSpec: duplicate published ports provided")]
     DuplicatePort,
-    /// Every task carries the spec, and all of it is replicated.
-    #[error("service spec is {bytes} bytes long, the most is {most}")]
+    /// All of it is replicated, and every task carries its service's.
+    #[error("{what} spec is {bytes} bytes long, the most is {most}")]
     TooLarge {
+        /// `service`, `node`, `cluster`.
+        what: &'static str,
         /// As encoded.
         bytes: usize,
         /// The most that is allowed.
@@ -60,6 +65,67 @@ pub enum Invalid {
         replicas: u64,
         /// The most that is allowed.
         max: u64,
+    },
+    /// There is one name that a cluster may have.
+    #[error("swarm spec must be named \"default\"")]
+    ClusterName,
+    /// Nodes would renew their certificates all the time.
+    #[error("minimum certificate expiry time is: 1h0m0s")]
+    CertExpiry,
+    /// Agents would do nothing else.
+    #[error("dispatcher heartbeat period must be a positive duration")]
+    Heartbeat,
+    /// Managers would do nothing else.
+    #[error("snapshot interval must be at least 1 entry")]
+    SnapshotInterval,
+    /// Certificates are not asked for in the clear.
+    #[error("invalid external CA URL {url:?}: use https://HOST[:PORT]/PATH")]
+    ExternalCa {
+        /// As given.
+        url: String,
+    },
+    /// The number means nothing to this release.
+    #[error("invalid Availability: {availability:?}")]
+    Availability {
+        /// As given.
+        availability: String,
+    },
+    /// The number means nothing to this release.
+    #[error("invalid Role: {role:?}")]
+    Role {
+        /// As given.
+        role: String,
+    },
+    /// A label has no name.
+    #[error("labels must have a name")]
+    Label,
+    /// A subnet of that size cannot hold tasks, or is no subnet.
+    #[error("subnet size is out of range: {size}")]
+    SubnetSize {
+        /// Prefix length.
+        size: u32,
+    },
+    /// The pool is not an IPv4 CIDR.
+    #[error("invalid base pool {pool}: use an IPv4 CIDR")]
+    Pool {
+        /// As given.
+        pool: String,
+    },
+    /// No subnet of the size fits in the pool.
+    #[error("invalid CIDR: {pool:?}. Subnet size is too small for pool: {size}")]
+    PoolTooSmall {
+        /// As given.
+        pool: String,
+        /// Prefix length of the subnets.
+        size: u32,
+    },
+    /// Two pools have addresses in common.
+    #[error("base pool {pool} overlaps with {other}")]
+    PoolsOverlap {
+        /// As given.
+        pool: String,
+        /// One before it.
+        other: String,
     },
 }
 
@@ -78,7 +144,7 @@ pub fn service_spec(spec: &ServiceSpec) -> Result<(), Invalid> {
     name(&spec.name)?;
     let bytes = spec.encoded_len();
     if bytes > MAX_SPEC_BYTES {
-        return Err(Invalid::TooLarge { bytes, most: MAX_SPEC_BYTES });
+        return Err(Invalid::TooLarge { what: "service", bytes, most: MAX_SPEC_BYTES });
     }
     let container = spec.task.as_ref().and_then(|task| task.container.as_ref());
     container_spec(container.ok_or(Invalid::NoContainer)?)?;

@@ -14,27 +14,38 @@ use shoal_api::{
 };
 
 use crate::allocator::Allocator;
-use crate::dispatcher::Dispatcher;
+use crate::ca::Ca;
+use crate::dispatcher::{Beat, Dispatcher};
 use crate::draft::{Draft, Touched};
+use crate::founding::{self, Founding};
+use crate::membership::{self, Reachable};
 use crate::reaper::Reaper;
 use crate::refusal::Refusal;
 use crate::replicated::Replicated;
 use crate::requests;
 use crate::scheduler::Scheduler;
+use crate::standing::Standing;
 use crate::store::Store;
 
 /// What the leader's loop takes in.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// The first manager's first write: cluster, ingress network and its own node. On a cluster
-    /// that stands already it is a plain join.
+    /// that stands already only the node counts.
     Bootstrap {
         /// Ticket: comes back with the answer.
         id: u64,
-        /// The manager's own node.
+        /// What the manager brings.
+        founding: Box<Founding>,
+    },
+    /// This manager goes on without the others: it was made Raft's only member, offline.
+    ForceNew {
+        /// Ticket: comes back with the answer.
+        id: u64,
+        /// The manager's own node, as it is reached now.
         node: JoinRequest,
-        /// IPv4 CIDR of the tasks' addresses; empty means `10.0.0.0/24`.
-        ingress_subnet: String,
+        /// Its id in Raft now, one after the last that the store gave.
+        raft_id: u64,
     },
     /// A user's or a joining node's write.
     Write {
@@ -49,7 +60,9 @@ pub enum Input {
     SessionOpened {
         /// New and unique.
         session_id: String,
-        /// Who the node is.
+        /// Node id of the caller's certificate.
+        caller: String,
+        /// Who the node says it is.
         request: SessionRequest,
     },
     /// A session's stream broke. The node is down only once its heartbeats are missed.
@@ -61,8 +74,13 @@ pub enum Input {
     Heartbeat {
         /// The session.
         session_id: String,
+        /// Node id of the caller's certificate; a heartbeat for another node's session is passed
+        /// over.
+        caller: String,
         /// Raft index that the node's kernel holds.
         held_index: u64,
+        /// Digest of the root that the node's certificate is of, in hex; empty when unknown.
+        issuer_digest: String,
     },
     /// What became of a node's tasks.
     TaskStatuses {
@@ -70,8 +88,21 @@ pub enum Input {
         id: u64,
         /// The session.
         session_id: String,
+        /// Node id of the caller's certificate.
+        caller: String,
         /// Of tasks of that node; others, and steps back, are passed over.
         updates: Vec<TaskStatusUpdate>,
+    },
+    /// The managers that answered this leader within its lease, itself among them. Until the first
+    /// of these all count as reachable.
+    Reachable {
+        /// Their node ids.
+        node_ids: BTreeSet<String>,
+    },
+    /// Raft's committed membership lacks a manager that was to leave it.
+    MemberRemoved {
+        /// Its id in Raft.
+        raft_id: u64,
     },
 }
 
@@ -86,6 +117,8 @@ pub enum Answer {
     Removed,
     /// The node of that id is a member.
     Joined(String),
+    /// The cluster's object as it is stored then, without its keys.
+    Cluster,
     /// Task statuses are stored: nothing to tell but that.
     Stored,
 }
@@ -108,6 +141,9 @@ impl Answer {
                 managers: store.manager_addrs(),
                 certificate: None,
             })),
+            Self::Cluster => store
+                .cluster()
+                .map(|cluster| Of::Cluster(shoal_api::Cluster::clone(cluster).redacted())),
             Self::Stored => None,
         };
         WriteResult { result }
@@ -137,6 +173,8 @@ pub struct Control {
     allocator: Allocator,
     scheduler: Scheduler,
     reaper: Reaper,
+    ca: Ca,
+    reachable: Reachable,
     /// Index of the store that the roles know.
     known: u64,
     /// The next step must look at everything: a new leader, or a proposal that was lost.
@@ -144,6 +182,8 @@ pub struct Control {
     in_flight: bool,
     /// The last step stopped before it was done.
     more_at: Option<Timestamp>,
+    /// When a removed node is forgotten.
+    forget_at: Option<Timestamp>,
 }
 
 /// How often the roles may answer each other in one step. What is left waits for the next.
@@ -169,10 +209,13 @@ impl Control {
             allocator: Allocator::default(),
             scheduler: Scheduler::default(),
             reaper: Reaper::default(),
+            ca: Ca::default(),
+            reachable: None,
             known: store.index(),
             full_pass: true,
             in_flight: false,
             more_at: None,
+            forget_at: None,
         }
     }
 
@@ -189,15 +232,21 @@ impl Control {
             self.allocator.reset(store);
             self.scheduler.reset(store);
             self.reaper.reset(store);
+            self.ca.reset();
         }
         let mut draft = Draft::new(store, now);
         let mut step = Step::default();
         for input in inputs {
             self.take_in(&mut draft, &mut step, input, now);
         }
+        membership::forget_removed(&mut draft);
         self.run_roles(&mut draft, &mut step);
-        let more = self.full_pass || self.replicated.has_more() || self.reaper.has_more();
+        let more = self.full_pass
+            || self.dispatcher.has_more()
+            || self.replicated.has_more()
+            || self.reaper.has_more();
         self.more_at = more.then_some(now);
+        self.forget_at = membership::next_forgotten(&draft);
         step.batch = draft.batch();
         self.in_flight = step.batch.is_some();
         step
@@ -219,14 +268,23 @@ impl Control {
     /// When to step next though nothing came in.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        let deadlines = [self.more_at, self.dispatcher.deadline(), self.replicated.deadline()];
-        deadlines.into_iter().flatten().min()
+        let own = [self.more_at, self.forget_at];
+        let roles = [self.dispatcher.deadline(), self.replicated.deadline()];
+        let deadlines = own.into_iter().chain(roles);
+        deadlines.flatten().min()
     }
 
     /// What each open session must be sent now: first its complete set, then what changed. To be
     /// asked for after every step, committed or without a batch.
     pub fn assignments(&mut self, store: &Store) -> Vec<(String, Assignments)> {
         self.dispatcher.assignments(store)
+    }
+
+    /// What the certificates of the open sessions' nodes are to say and whom these are to trust, for
+    /// every session to which something else was told before. To be asked for as
+    /// [`assignments`](Self::assignments) is.
+    pub fn standings(&mut self, store: &Store) -> Vec<Standing> {
+        self.dispatcher.standings(store)
     }
 
     /// What every node's kernel holds, and what it should hold.
@@ -237,24 +295,34 @@ impl Control {
 
     fn take_in(&mut self, draft: &mut Draft<'_>, step: &mut Step, input: Input, now: Timestamp) {
         let (id, result) = match input {
-            Input::Bootstrap { id, node, ingress_subnet } => {
-                (id, requests::bootstrap(draft, &mut self.ids, node, &ingress_subnet))
+            Input::Bootstrap { id, founding } => {
+                (id, founding::bootstrap(draft, &mut self.ids, *founding))
             }
-            Input::Write { id, caller, write } => {
-                (id, requests::write(draft, &mut self.ids, &caller, write))
+            Input::ForceNew { id, node, raft_id } => {
+                (id, founding::force_new(draft, node, raft_id))
             }
-            Input::TaskStatuses { id, session_id, updates } => {
-                (id, self.dispatcher.statuses(draft, &session_id, updates, now))
+            Input::Write { id, write, .. } => {
+                (id, requests::write(draft, &mut self.ids, write, &self.reachable))
             }
-            Input::SessionOpened { session_id, request } => {
-                step.closed.extend(self.dispatcher.opened(draft, session_id, request, now));
+            Input::TaskStatuses { id, session_id, caller, updates } => {
+                (id, self.dispatcher.statuses(draft, &session_id, &caller, updates, now))
+            }
+            Input::SessionOpened { session_id, caller, request } => {
+                let opened = self.dispatcher.opened(draft, session_id, &caller, request, now);
+                step.closed.extend(opened);
                 return;
             }
             Input::SessionClosed { session_id } => return self.dispatcher.closed(&session_id),
-            Input::Heartbeat { session_id, held_index } => {
-                step.closed.extend(self.dispatcher.heartbeat(session_id, held_index, now));
+            Input::Heartbeat { session_id, caller, held_index, issuer_digest } => {
+                let pulse = Beat { held_index, issuer_digest, now };
+                step.closed.extend(self.dispatcher.heartbeat(draft, session_id, &caller, pulse));
                 return;
             }
+            Input::Reachable { node_ids } => {
+                self.reachable = Some(node_ids);
+                return;
+            }
+            Input::MemberRemoved { raft_id } => return membership::member_removed(draft, raft_id),
         };
         match result {
             Ok(answer) => step.on_commit.push((id, answer)),
@@ -265,7 +333,7 @@ impl Control {
     /// Runs the roles until none of them changes anything. Where that takes too long, or more than
     /// fits in a batch, the next step starts over with what is committed then.
     fn run_roles(&mut self, draft: &mut Draft<'_>, step: &mut Step) {
-        let mut seen = [0; 5];
+        let mut seen = [0; 6];
         for _ in 0..ROUNDS {
             let before = draft.touches();
             step.closed.extend(self.dispatcher.step(draft, &news(draft, &mut seen[0])));
@@ -274,6 +342,7 @@ impl Control {
             self.allocator.step(draft, &news(draft, &mut seen[2]), settled);
             self.scheduler.step(draft, &news(draft, &mut seen[3]));
             self.reaper.step(draft, &news(draft, &mut seen[4]));
+            self.ca.step(draft, &news(draft, &mut seen[5]));
             if !draft.has_room() {
                 break;
             }

@@ -13,19 +13,20 @@ use std::time::Duration;
 use shoal_api::duration::{HEARTBEAT_PERIOD, HEARTBEATS_MISSED};
 use shoal_api::time::Timestamp;
 use shoal_api::{
-    Assignments, Node, NodeProgress, NodeState, NodeStatus, SessionRequest, TaskState, TaskStatus,
+    Assignments, Node, NodeProgress, NodeState, NodeStatus, SessionRequest, TaskState,
     TaskStatusUpdate,
 };
 
 use crate::assignments::{Feed, Sender};
 use crate::control::Answer;
 use crate::draft::{Draft, Touched};
+use crate::instances::Instances;
+use crate::membership::{check_addr, check_data_path};
+use crate::orphans::{self, Orphans};
 use crate::refusal::Refusal;
-use crate::requests::check_data_path;
+use crate::standing::{self, Standing, Told};
 use crate::store::Store;
 
-/// A node that is silent for so long is down.
-const DOWN_AFTER: Duration = HEARTBEAT_PERIOD.saturating_mul(HEARTBEATS_MISSED);
 /// A node that is down for so long will not come back with its tasks: they are given up.
 const ORPHANED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -38,7 +39,11 @@ pub(crate) struct Dispatcher {
     /// Sessions whose node is not registered yet as they say.
     unregistered: BTreeSet<String>,
     pulses: BTreeMap<String, Pulse>,
+    instances: Instances,
+    orphans: Orphans,
     sender: Sender,
+    /// Some session may have to hear of its node's standing.
+    standings_due: bool,
     now: Timestamp,
 }
 
@@ -49,15 +54,40 @@ struct Session {
     /// Raft index that the node said its kernel holds.
     held: u64,
     feed: Feed,
+    /// What its node was told of its standing last.
+    told: Option<Told>,
+}
+
+/// A session's sign of life.
+pub(crate) struct Beat {
+    /// Raft index that the node's kernel holds.
+    pub(crate) held_index: u64,
+    /// Digest of the root that the node's certificate is of; empty when unknown.
+    pub(crate) issuer_digest: String,
+    /// When it came.
+    pub(crate) now: Timestamp,
 }
 
 /// What is known of a node's life.
 #[derive(Clone, Copy, Debug)]
 enum Pulse {
-    /// Last sign of life.
-    Alive(Timestamp),
+    /// When it is down unless there is another sign of life.
+    Alive {
+        /// Last sign of life.
+        seen: Timestamp,
+        /// How long the node may be silent: by the period that it was told then.
+        patience: Duration,
+    },
     /// Its tasks are given up at that instant, if it has any.
     Down(Option<Timestamp>),
+}
+
+impl Pulse {
+    /// Alive now, with the patience that a node deserves which was told that period.
+    fn alive(store: &Store, seen: Timestamp) -> Self {
+        let period = store.cluster().map_or(HEARTBEAT_PERIOD, |cluster| cluster.heartbeat_period());
+        Self::Alive { seen, patience: period.saturating_mul(HEARTBEATS_MISSED) }
+    }
 }
 
 impl Dispatcher {
@@ -69,14 +99,17 @@ impl Dispatcher {
         let mut pulses = BTreeMap::new();
         for node in store.nodes() {
             let seen = last_seen.get(&node.id).copied().unwrap_or(now);
-            pulses.insert(node.id.clone(), pulse(node, seen, now));
+            pulses.insert(node.id.clone(), pulse(store, node, seen, now));
         }
         Self {
             sessions: BTreeMap::new(),
             by_node: BTreeMap::new(),
             unregistered: BTreeSet::new(),
             pulses,
+            instances: Instances::default(),
+            orphans: Orphans::default(),
             sender: Sender::default(),
+            standings_due: true,
             now,
         }
     }
@@ -84,48 +117,89 @@ impl Dispatcher {
     /// Starts over from the store: it may lack what was staged last.
     pub(crate) fn reset(&mut self, store: &Store) {
         self.unregistered = self.sessions.keys().cloned().collect();
+        self.standings_due = true;
+        self.orphans.reset(store);
         let now = self.now;
         self.pulses.retain(|id, _| store.node(id).is_some());
         for node in store.nodes() {
-            let seen = match self.pulses.get(&node.id) {
-                Some(Pulse::Alive(seen)) => *seen,
+            let pulse = match self.pulses.get(&node.id) {
+                // The store does not know of a session that was opened in what was lost.
+                Some(known @ Pulse::Alive { .. }) if self.by_node.contains_key(&node.id) => *known,
+                Some(Pulse::Alive { seen, .. }) => pulse(store, node, *seen, now),
                 // It was about to be declared down, and still must be.
-                Some(Pulse::Down(_)) => Timestamp(0),
-                None => now,
+                Some(Pulse::Down(_)) => pulse(store, node, Timestamp(0), now),
+                None => pulse(store, node, now, now),
             };
-            // The store does not know of a session that was opened in what was lost.
-            let open = self.by_node.contains_key(&node.id);
-            let pulse = if open { Pulse::Alive(seen) } else { pulse(node, seen, now) };
             self.pulses.insert(node.id.clone(), pulse);
         }
     }
 
+    /// Whether there is more to do than fitted in the batch.
+    pub(crate) fn has_more(&self) -> bool {
+        self.orphans.has_more()
+    }
+
+    /// Takes a new session in. Gives the sessions to end: the new one where it is refused, else the
+    /// one before it.
     pub(crate) fn opened(
         &mut self,
         store: &Store,
         session_id: String,
+        caller: &str,
         request: SessionRequest,
         now: Timestamp,
     ) -> Vec<(String, Refusal)> {
-        if store.node(&request.node_id).is_none() {
-            let refusal = Refusal::NotFound { what: "node", id: request.node_id };
+        if let Err(refusal) = self.check_session(store, caller, &request) {
             return vec![(session_id, refusal)];
         }
-        if !request.data_path_addr.is_empty()
-            && let Err(refusal) = check_data_path(&request.data_path_addr)
-        {
-            return vec![(session_id, refusal)];
-        }
-        self.pulses.insert(request.node_id.clone(), Pulse::Alive(now));
-        let older = self.by_node.insert(request.node_id.clone(), session_id.clone());
+        let node_id = request.node_id.clone();
+        self.pulses.insert(node_id.clone(), Pulse::alive(store, now));
+        let older = self.by_node.insert(node_id.clone(), session_id.clone());
         let older = older.filter(|older| *older != session_id);
-        if let Some(older) = &older {
-            self.forget(older);
-        }
+        let older = older.map(|older| {
+            let before = self.sessions.get(&older).map(|session| session.request.instance.clone());
+            self.forget(&older);
+            if before.is_some_and(|before| self.instances.is_copy(&node_id, &before)) {
+                (older, Refusal::Copy { id: node_id })
+            } else {
+                (older.clone(), Refusal::Replaced { session_id: older })
+            }
+        });
         self.unregistered.insert(session_id.clone());
-        self.sessions.insert(session_id, Session { request, held: 0, feed: Feed::default() });
-        let replaced = |session_id: String| (session_id.clone(), Refusal::Replaced { session_id });
-        older.map(replaced).into_iter().collect()
+        self.standings_due = true;
+        let session = Session { request, held: 0, feed: Feed::default(), told: None };
+        self.sessions.insert(session_id, session);
+        older.into_iter().collect()
+    }
+
+    fn check_session(
+        &mut self,
+        store: &Store,
+        caller: &str,
+        request: &SessionRequest,
+    ) -> Result<(), Refusal> {
+        let id = &request.node_id;
+        if caller != id {
+            return Err(Refusal::OtherNode { caller: caller.to_owned(), id: id.clone() });
+        }
+        if store.cluster().is_some_and(|cluster| cluster.has_removed(id)) {
+            return Err(Refusal::Removed { id: id.clone() });
+        }
+        if store.node(id).is_none() {
+            return Err(Refusal::NotFound { what: "node", id: id.clone() });
+        }
+        if !request.data_path_addr.is_empty() {
+            check_data_path(&request.data_path_addr)?;
+        }
+        if !request.addr.is_empty() {
+            check_addr(&request.addr)?;
+        }
+        let live = self.by_node.contains_key(id);
+        if self.instances.admits(id, &request.instance, live) {
+            Ok(())
+        } else {
+            Err(Refusal::Copy { id: id.clone() })
+        }
     }
 
     pub(crate) fn closed(&mut self, session_id: &str) {
@@ -137,15 +211,21 @@ impl Dispatcher {
 
     pub(crate) fn heartbeat(
         &mut self,
+        draft: &mut Draft<'_>,
         session_id: String,
-        held_index: u64,
-        now: Timestamp,
+        caller: &str,
+        beat: Beat,
     ) -> Option<(String, Refusal)> {
         let Some(session) = self.sessions.get_mut(&session_id) else {
             return Some((session_id.clone(), Refusal::NoSession { session_id }));
         };
-        session.held = held_index;
-        self.pulses.insert(session.request.node_id.clone(), Pulse::Alive(now));
+        let node_id = &session.request.node_id;
+        if node_id != caller {
+            return None;
+        }
+        session.held = beat.held_index;
+        self.pulses.insert(node_id.clone(), Pulse::alive(draft.committed(), beat.now));
+        holds(draft, node_id, &beat.issuer_digest);
         None
     }
 
@@ -153,6 +233,7 @@ impl Dispatcher {
         &mut self,
         draft: &mut Draft<'_>,
         session_id: &str,
+        caller: &str,
         updates: Vec<TaskStatusUpdate>,
         now: Timestamp,
     ) -> Result<Answer, Refusal> {
@@ -160,7 +241,12 @@ impl Dispatcher {
             return Err(Refusal::NoSession { session_id: session_id.to_owned() });
         };
         let node_id = session.request.node_id.clone();
-        self.pulses.insert(node_id.clone(), Pulse::Alive(now));
+        if node_id != caller {
+            return Err(Refusal::OthersSession { session_id: session_id.to_owned() });
+        }
+        if let Some(Pulse::Alive { seen, .. }) = self.pulses.get_mut(&node_id) {
+            *seen = now;
+        }
         for update in updates {
             let Some(status) = update.status else { continue };
             let Some(task) = draft.task(&update.task_id) else { continue };
@@ -181,28 +267,58 @@ impl Dispatcher {
         news: &BTreeSet<Touched>,
     ) -> Vec<(String, Refusal)> {
         self.now = draft.now();
-        for touched in news {
-            let Touched::Node(id) = touched else { continue };
-            match draft.node(id) {
-                Some(node) if !self.pulses.contains_key(id) => {
-                    self.pulses.insert(id.clone(), pulse(node, self.now, self.now));
-                }
-                Some(_) => {}
-                None => drop(self.pulses.remove(id)),
-            }
-        }
         for session_id in std::mem::take(&mut self.unregistered) {
             if let Some(session) = self.sessions.get(&session_id) {
                 register(draft, &session.request);
             }
         }
-        self.declare_down(draft)
+        let mut ended = Vec::new();
+        for touched in news {
+            self.standings_due |= matches!(touched, Touched::Node(_) | Touched::Other);
+            if let Touched::Node(id) = touched {
+                ended.extend(self.look_at(draft, id));
+            }
+        }
+        ended.extend(self.declare_down(draft));
+        self.orphans.step(draft);
+        ended
+    }
+
+    /// A node came, changed or went. Gives its session where that must end.
+    fn look_at(&mut self, draft: &Draft<'_>, id: &str) -> Option<(String, Refusal)> {
+        let before = self.pulses.get(id).copied();
+        let refusal = match draft.node(id) {
+            None => {
+                self.pulses.remove(id);
+                self.instances.forget(id);
+                self.orphans.give_up(id, orphans::REMOVED);
+                Refusal::Removed { id: id.to_owned() }
+            }
+            // It said so itself: one that was silent is known to be down.
+            Some(node)
+                if node.state() == NodeState::Down
+                    && matches!(before, Some(Pulse::Alive { .. })) =>
+            {
+                self.pulses.insert(id.to_owned(), Pulse::Down(Some(self.now + ORPHANED_AFTER)));
+                Refusal::Left { id: id.to_owned() }
+            }
+            Some(node) => {
+                if before.is_none() {
+                    let pulse = pulse(draft, node, self.now, self.now);
+                    self.pulses.insert(id.to_owned(), pulse);
+                }
+                return None;
+            }
+        };
+        let session_id = self.by_node.remove(id)?;
+        self.forget(&session_id);
+        Some((session_id, refusal))
     }
 
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        let pulses = self.pulses.values().filter_map(|pulse| match pulse {
-            Pulse::Alive(seen) => Some(*seen + DOWN_AFTER),
-            Pulse::Down(orphaned_at) => *orphaned_at,
+        let pulses = self.pulses.values().filter_map(|pulse| match *pulse {
+            Pulse::Alive { seen, patience } => Some(seen + patience),
+            Pulse::Down(orphaned_at) => orphaned_at,
         });
         pulses.chain(self.sender.deadline()).min()
     }
@@ -226,6 +342,26 @@ impl Dispatcher {
         self.sender.assignments(store, settled, self.now, feeds)
     }
 
+    /// What changed for the open sessions' nodes since they were told.
+    pub(crate) fn standings(&mut self, store: &Store) -> Vec<Standing> {
+        if !std::mem::take(&mut self.standings_due) {
+            return Vec::new();
+        }
+        let mut standings = Vec::new();
+        for (session_id, session) in &mut self.sessions {
+            let node_id = &session.request.node_id;
+            let now = standing::of(store, node_id);
+            if now.is_none() || session.told == now {
+                continue;
+            }
+            session.told.clone_from(&now);
+            let Some((role, issuer_digest, trusted)) = now else { continue };
+            let (session_id, node_id) = (session_id.clone(), node_id.clone());
+            standings.push(Standing { session_id, node_id, role, issuer_digest, trusted });
+        }
+        standings
+    }
+
     pub(crate) fn progress(&self, store: &Store) -> Vec<NodeProgress> {
         let progress = store.nodes().map(|node| {
             let session = self.by_node.get(&node.id).and_then(|id| self.sessions.get(id));
@@ -245,14 +381,13 @@ impl Dispatcher {
         let mut ended = Vec::new();
         for (node_id, pulse) in &mut self.pulses {
             match *pulse {
-                Pulse::Alive(seen) if seen + DOWN_AFTER <= self.now => {
+                Pulse::Alive { seen, patience } if seen + patience <= self.now => {
                     *pulse = Pulse::Down(Some(self.now + ORPHANED_AFTER));
                     let Some(node) = draft.node(node_id) else { continue };
-                    let message = "heartbeat failure".into();
                     let status = NodeStatus {
                         state: NodeState::Down.into(),
-                        message,
-                        ..NodeStatus::default()
+                        message: "heartbeat failure".into(),
+                        ..node.status.clone().unwrap_or_default()
                     };
                     draft.put(Node { status: Some(status), ..Node::clone(node) });
                     if let Some(session_id) = self.by_node.remove(node_id) {
@@ -264,7 +399,7 @@ impl Dispatcher {
                 }
                 Pulse::Down(Some(at)) if at <= self.now => {
                     *pulse = Pulse::Down(None);
-                    orphan_tasks(draft, node_id);
+                    self.orphans.give_up(node_id, orphans::LONG_DOWN);
                 }
                 _ => {}
             }
@@ -282,12 +417,12 @@ impl Dispatcher {
 }
 
 /// What to expect of a node: one that the store has as down stays so until it opens a session.
-fn pulse(node: &Node, seen: Timestamp, now: Timestamp) -> Pulse {
+fn pulse(store: &Store, node: &Node, seen: Timestamp, now: Timestamp) -> Pulse {
     if node.state() == NodeState::Down {
         let since = node.meta.as_ref().map_or(now, |meta| Timestamp(meta.updated_at_ns));
         Pulse::Down(Some(since + ORPHANED_AFTER))
     } else {
-        Pulse::Alive(seen)
+        Pulse::alive(store, seen)
     }
 }
 
@@ -301,21 +436,26 @@ fn register(draft: &mut Draft<'_>, request: &SessionRequest) {
     if !request.data_path_addr.is_empty() {
         node.data_path_addr.clone_from(&request.data_path_addr);
     }
-    node.status = Some(NodeStatus { state: NodeState::Ready.into(), ..NodeStatus::default() });
+    // Where a manager is reached is between the managers.
+    if !request.addr.is_empty() && !node.is_manager() {
+        node.addr.clone_from(&request.addr);
+    }
+    let host = node.addr.rsplit_once(':').map_or("", |(host, _)| host);
+    let addr = host.trim_matches(['[', ']']).to_owned();
+    node.status = Some(NodeStatus { state: NodeState::Ready.into(), addr, ..Default::default() });
     draft.put(node);
 }
 
-fn orphan_tasks(draft: &mut Draft<'_>, node_id: &str) {
-    let running = draft.tasks_of_node(node_id).filter(|task| !task.state().is_terminal());
-    let running: Vec<_> = running.map(|task| task.id.clone()).collect();
-    let status = TaskStatus {
-        state: TaskState::Orphaned.into(),
-        timestamp_ns: draft.now().nanos(),
-        message: "orphaned".into(),
-        err: "the node was down for a day".into(),
-        ..TaskStatus::default()
-    };
-    for id in running {
-        draft.edit_task(&id, |task| task.status = Some(status.clone()));
+/// Writes down under which root the certificate is that a node uses, where that is news.
+fn holds(draft: &mut Draft<'_>, node_id: &str, digest: &str) {
+    let root = draft.cluster().and_then(|cluster| cluster.root_ca.as_ref());
+    if !root.is_some_and(|root| root.trusted_digests().iter().any(|trusted| trusted == digest)) {
+        return;
+    }
+    let Some(node) = draft.node(node_id) else { return };
+    if node.certificate.as_ref().is_some_and(|given| given.held_digest != digest) {
+        let mut node = Node::clone(node);
+        digest.clone_into(&mut node.certificate.get_or_insert_default().held_digest);
+        draft.put(node);
     }
 }

@@ -6,23 +6,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use shoal_api::{Kind, TaskState};
+use shoal_api::{ClusterSpec, Kind, TASK_HISTORY, TaskState};
 
 use crate::draft::{Draft, Touched, services_of};
 use crate::replicated::{age_key, is_stopped, is_wanted};
 use crate::store::Store;
 
-/// Ended tasks that are kept per slot, for the user to see what happened (swarm.md T5).
-const HISTORY: usize = 5;
-
 /// Takes away what is over.
 #[derive(Debug, Default)]
 pub(crate) struct Reaper {
     dirty: BTreeSet<String>,
+    /// Ended tasks that each slot keeps, for the user to see what happened (swarm.md T5); `None`
+    /// keeps all.
+    history: Option<usize>,
 }
 
 impl Reaper {
     pub(crate) fn reset(&mut self, store: &Store) {
+        self.history = history(store);
         let services = store.services().map(|service| service.id.clone());
         self.dirty = services.chain(store.tasks().map(|task| task.service_id.clone())).collect();
     }
@@ -33,9 +34,12 @@ impl Reaper {
     }
 
     pub(crate) fn step(&mut self, draft: &mut Draft<'_>, news: &BTreeSet<Touched>) {
+        if news.contains(&Touched::Other) && self.history != history(draft) {
+            self.reset(draft);
+        }
         self.dirty.extend(services_of(draft, news));
         for id in std::mem::take(&mut self.dirty) {
-            for task_id in over(draft, &id) {
+            for task_id in over(draft, &id, self.history) {
                 if draft.has_room() {
                     draft.remove(Kind::Task, &task_id);
                 } else {
@@ -50,11 +54,21 @@ impl Reaper {
     }
 }
 
+/// What the cluster's spec says.
+fn history(store: &Store) -> Option<usize> {
+    let spec = store.cluster().and_then(|cluster| cluster.spec.as_ref());
+    spec.map_or(Some(TASK_HISTORY), ClusterSpec::task_history)
+}
+
 /// The tasks of a service that are over.
-fn over(store: &Store, service_id: &str) -> Vec<String> {
+///
+/// * `keep` - ended tasks per slot; a slot that nothing fills any more keeps its last one, which
+///   tells that it is finished.
+fn over(store: &Store, service_id: &str, keep: Option<usize>) -> Vec<String> {
     let gone = store.service(service_id).is_none();
     let mut over = Vec::new();
     let mut history: BTreeMap<u64, Vec<(u64, String)>> = BTreeMap::new();
+    let mut filled = BTreeSet::new();
     for task in store.tasks_of_service(service_id) {
         let removed = gone || task.desired_state() >= TaskState::Remove;
         let never_ran = !is_wanted(task) && task.state() < TaskState::Assigned;
@@ -62,11 +76,15 @@ fn over(store: &Store, service_id: &str) -> Vec<String> {
             over.push(task.id.clone());
         } else if !is_wanted(task) && task.state().is_terminal() {
             history.entry(task.slot).or_default().push(age_key(task));
+        } else if is_wanted(task) {
+            filled.insert(task.slot);
         }
     }
-    for mut ended in history.into_values() {
+    let Some(keep) = keep else { return over };
+    for (slot, mut ended) in history {
         ended.sort();
-        let oldest = ended.len().saturating_sub(HISTORY);
+        let keep = if filled.contains(&slot) { keep } else { keep.max(1) };
+        let oldest = ended.len().saturating_sub(keep);
         over.extend(ended.into_iter().take(oldest).map(|(_, id)| id));
     }
     over

@@ -20,6 +20,8 @@ pub enum RefusalKind {
     OutOfSequence,
     /// A later release may do it.
     Unimplemented,
+    /// Whoever asks may not do it, or is not who it says.
+    PermissionDenied,
 }
 
 /// Why a request or a session is refused.
@@ -133,12 +135,73 @@ pub enum Refusal {
     /// A service keeps its name.
     #[error("renaming services is not supported")]
     Rename,
-    /// A node keeps the role that it joined with.
-    #[error("changing the role of a node is not supported yet: leave and join again as {wanted}")]
-    RoleChange {
-        /// `manager` or `worker`.
-        wanted: &'static str,
+    /// The token is none of the cluster's: wrong, rotated away, malformed, or another cluster's.
+    #[error("invalid join token")]
+    Token,
+    /// The node was removed from the cluster.
+    #[error("node {id} was removed from the swarm: leave and join again to be a new node")]
+    Removed {
+        /// The node.
+        id: String,
     },
+    /// Without it nobody could manage the cluster.
+    #[error("attempting to demote the last manager of the swarm")]
+    LastManager,
+    /// As [`Refusal::LastManager`], for a manager that leaves by itself.
+    #[error(
+        "You are attempting to leave the swarm on a node that is participating as a manager. \
+         Removing the last manager erases all current state of the swarm. Use `--force` to ignore \
+         this message."
+    )]
+    LastManagerLeaves,
+    /// Too few of the managers that are left answer.
+    #[error("can't remove member from the raft: this would result in a loss of quorum")]
+    LossOfQuorum,
+    /// Its demotion must end first, for an id in Raft is not used again.
+    #[error("node {id} is still being demoted: promote it when it is a worker")]
+    StillDemoting {
+        /// The node.
+        id: String,
+    },
+    /// The other managers could not reach it.
+    #[error("node {id} has not told its address yet: promote it when it is ready")]
+    NoAddr {
+        /// The node.
+        id: String,
+    },
+    /// It must be demoted first.
+    #[error(
+        "node {id} is a cluster manager and is a member of the raft cluster. It must be demoted to \
+         worker before removal"
+    )]
+    IsManager {
+        /// The node.
+        id: String,
+    },
+    /// It may still run tasks.
+    #[error("node {id} is not down and can't be removed")]
+    NotDown {
+        /// The node.
+        id: String,
+    },
+    /// That manager has no such id in Raft.
+    #[error("can't find manager in raft memberlist")]
+    NotInRaft,
+    /// There is no unlock key to rotate.
+    #[error("cannot rotate because autolock is not turned on")]
+    NoAutolock,
+    /// A root was given, and nothing says to roll over to it.
+    #[error("a new root CA takes a rotation: raise force_rotate with it")]
+    RootNotForced,
+    /// The root to roll over to is in use already.
+    #[error("the root CA to rotate to is the one that is in use")]
+    SameRoot,
+    /// Nobody could sign certificates any more.
+    #[error(
+        "there must be at least one valid, reachable external CA corresponding to the root CA \
+         certificate, since its key is not given"
+    )]
+    NoSigner,
     /// There is no cluster to join.
     #[error("this node is not part of a swarm: use \"shoal init\" first")]
     NoCluster,
@@ -150,6 +213,35 @@ pub enum Refusal {
     NoSession {
         /// As the node named it.
         session_id: String,
+    },
+    /// Who asks is not the session's node.
+    #[error("session {session_id} belongs to another node")]
+    OthersSession {
+        /// The session.
+        session_id: String,
+    },
+    /// A certificate speaks for its own node only.
+    #[error("a certificate of node {caller:?} cannot open a session of node {id:?}")]
+    OtherNode {
+        /// The certificate's.
+        caller: String,
+        /// The session's.
+        id: String,
+    },
+    /// The node left by itself.
+    #[error("node {id} left the swarm")]
+    Left {
+        /// The node.
+        id: String,
+    },
+    /// The node's state directory was copied, and the first one's daemon lives.
+    #[error(
+        "node {id} runs twice, and this daemon uses the copy of its state: remove the state \
+         directory and join as a new node"
+    )]
+    Copy {
+        /// The node.
+        id: String,
     },
     /// The node opened a newer session.
     #[error("session {session_id} was replaced by a newer one of the same node")]
@@ -178,8 +270,11 @@ impl Refusal {
             | Self::Address { .. }
             | Self::Subnet { .. }
             | Self::PortTaken { .. }
-            | Self::PortReserved { .. } => RefusalKind::InvalidArgument,
-            Self::NotFound { .. } => RefusalKind::NotFound,
+            | Self::PortReserved { .. }
+            | Self::RootNotForced
+            | Self::SameRoot
+            | Self::NoSigner => RefusalKind::InvalidArgument,
+            Self::NotFound { .. } | Self::NotInRaft => RefusalKind::NotFound,
             Self::NameTaken { .. } => RefusalKind::AlreadyExists,
             Self::NoPortFree { .. }
             | Self::PortPublished { .. }
@@ -189,9 +284,23 @@ impl Refusal {
             | Self::NoIngressNetwork
             | Self::NoSession { .. }
             | Self::Replaced { .. }
-            | Self::Expired { .. } => RefusalKind::FailedPrecondition,
+            | Self::Expired { .. }
+            | Self::Copy { .. }
+            | Self::Left { .. }
+            | Self::LastManager
+            | Self::LastManagerLeaves
+            | Self::LossOfQuorum
+            | Self::StillDemoting { .. }
+            | Self::NoAddr { .. }
+            | Self::IsManager { .. }
+            | Self::NotDown { .. }
+            | Self::NoAutolock => RefusalKind::FailedPrecondition,
             Self::OutOfSequence => RefusalKind::OutOfSequence,
-            Self::Rename | Self::RoleChange { .. } => RefusalKind::Unimplemented,
+            Self::Rename => RefusalKind::Unimplemented,
+            Self::Token
+            | Self::Removed { .. }
+            | Self::OtherNode { .. }
+            | Self::OthersSession { .. } => RefusalKind::PermissionDenied,
         }
     }
 }

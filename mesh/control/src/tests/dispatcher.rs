@@ -7,8 +7,8 @@ use shoal_api::{
     assignment_change::Item,
 };
 
-use super::{Bed, session, spec};
-use crate::{Control, Input, Refusal};
+use super::{Bed, beat, opened, session, spec};
+use crate::{Control, Refusal};
 
 fn state(bed: &Bed, node: &str) -> NodeState {
     bed.store.node(node).unwrap().state()
@@ -92,11 +92,10 @@ fn a_new_leader_counts_from_the_last_sign_of_life() {
 #[test]
 fn a_newer_session_of_a_node_ends_the_older() {
     let mut bed = Bed::new(1);
-    let request = shoal_api::SessionRequest { node_id: "n1".into(), ..Default::default() };
-    let step = bed.step(vec![Input::SessionOpened { session_id: "newer".into(), request }]);
+    let step = bed.step(vec![opened("newer", "n1", "")]);
     let replaced = Refusal::Replaced { session_id: session("n1") };
     assert_eq!(step.closed, [(session("n1"), replaced)]);
-    let step = bed.step(vec![Input::Heartbeat { session_id: session("n1"), held_index: 0 }]);
+    let step = bed.step(vec![beat("n1", 0)]);
     assert_eq!(step.closed.len(), 1, "the older one is unknown now");
 }
 
@@ -112,9 +111,8 @@ fn a_node_whose_arrival_was_lost_with_a_batch_is_still_watched() {
     };
     three_seconds(&mut bed);
     assert_eq!(state(&bed, "n2"), NodeState::Down);
-    let request = shoal_api::SessionRequest { node_id: "n2".into(), ..Default::default() };
-    let opened = Input::SessionOpened { session_id: session("n2"), request };
-    assert!(bed.control.step(&bed.store, vec![opened], bed.now).batch.is_some());
+    let opened = vec![opened(&session("n2"), "n2", "")];
+    assert!(bed.control.step(&bed.store, opened, bed.now).batch.is_some());
     bed.control.lost();
     bed.step(Vec::new());
     assert_eq!(state(&bed, "n2"), NodeState::Ready);
@@ -225,8 +223,7 @@ fn a_drain_does_not_wait_for_a_slow_node_for_ever() {
         waited += Duration::from_millis(500);
         assert!(waited <= crate::assignments::DRAIN_TIMEOUT, "the task is told to stop");
         bed.now = bed.now + Duration::from_millis(500);
-        let beat = |node| Input::Heartbeat { session_id: session(node), held_index: 1 };
-        bed.step(vec![beat("n1"), beat("n2")]);
+        bed.step(vec![beat("n1", 1), beat("n2", 1)]);
     }
     assert_eq!(waited, crate::assignments::DRAIN_TIMEOUT);
 }

@@ -15,13 +15,13 @@ use std::time::Duration;
 use prost::Message;
 use shoal_api::time::Timestamp;
 use shoal_api::{
-    Assignments, Caller, ContainerSpec, CreateServiceRequest, EndpointSpec, JoinRequest, NodeRole,
-    NodeSpec, PortConfig, RemoveServiceRequest, RestartPolicy, Service, ServiceSpec,
-    SessionRequest, Task, TaskSpec, TaskState, TaskStatus, TaskStatusUpdate, UpdateNodeRequest,
-    UpdateServiceRequest, Write, write,
+    Assignments, Caller, ContainerSpec, CreateServiceRequest, EndpointSpec, JoinRequest,
+    JoinTokens, NodeRole, NodeSpec, PortConfig, RemoveServiceRequest, RestartPolicy, RootCa,
+    Service, ServiceSpec, SessionRequest, SigningCa, Task, TaskSpec, TaskState, TaskStatus,
+    TaskStatusUpdate, UpdateNodeRequest, UpdateServiceRequest, Write, token, write,
 };
 
-use crate::{Answer, Control, Input, Refusal, Step, Store};
+use crate::{Answer, Control, Founding, Input, Refusal, Step, Store};
 
 /// A leader with its store.
 pub(crate) struct Bed {
@@ -40,8 +40,59 @@ pub(crate) fn session(node: &str) -> String {
     format!("session-of-{node}")
 }
 
+/// Hex digests of roots, and a token's secrets.
+pub(crate) const ROOT: &str = "1111111111111111111111111111111111111111111111111111111111111111";
+pub(crate) const NEXT: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+pub(crate) const WORKER: &str = "worker0secret0worker0secr";
+pub(crate) const MANAGER: &str = "manager0secret0manager0se";
+
+/// The token of the first root for that role.
+pub(crate) fn token_for(role: NodeRole) -> String {
+    let secret = if role == NodeRole::Manager { MANAGER } else { WORKER };
+    token::compose(ROOT, secret).expect("it is a digest")
+}
+
+/// What a founder brings whose tasks live in `subnet`.
+pub(crate) fn founding(subnet: &str) -> Founding {
+    let tokens =
+        JoinTokens { worker: token_for(NodeRole::Worker), manager: token_for(NodeRole::Manager) };
+    let signing = SigningCa { cert_pem: "ROOT".into(), key_pem: "KEY".into() };
+    let root_ca = RootCa {
+        signing: Some(signing),
+        digest: ROOT.into(),
+        tokens: Some(tokens),
+        ..RootCa::default()
+    };
+    let size = subnet.split_once('/').map_or(0, |(_, size)| size.parse().expect("a number"));
+    Founding {
+        node: node_request("n1", NodeRole::Manager),
+        cluster_id: "c1".into(),
+        root_ca,
+        address_pools: if subnet.is_empty() { Vec::new() } else { vec![subnet.to_owned()] },
+        subnet_size: size,
+        ..Founding::default()
+    }
+}
+
+/// A node asks for a session.
+pub(crate) fn opened(session_id: &str, node: &str, instance: &str) -> Input {
+    let (node_id, instance) = (node.to_owned(), instance.to_owned());
+    let request = SessionRequest { node_id, instance, ..SessionRequest::default() };
+    Input::SessionOpened { session_id: session_id.into(), caller: node.into(), request }
+}
+
+/// A heartbeat of a node with a certificate of the first root.
+pub(crate) fn beat(node: &str, held_index: u64) -> Input {
+    Input::Heartbeat {
+        session_id: session(node),
+        caller: node.into(),
+        held_index,
+        issuer_digest: ROOT.into(),
+    }
+}
+
 pub(crate) fn node_request(node: &str, role: NodeRole) -> JoinRequest {
-    let spec = NodeSpec { role: role.into(), ..NodeSpec::default() };
+    let spec = NodeSpec::default();
     let number = node.trim_start_matches(|c: char| !c.is_ascii_digit());
     JoinRequest {
         node_id: node.into(),
@@ -49,7 +100,7 @@ pub(crate) fn node_request(node: &str, role: NodeRole) -> JoinRequest {
         description: None,
         addr: format!("10.88.0.{number}:2377"),
         data_path_addr: format!("10.88.0.{number}"),
-        data_path_port: 0,
+        token: token_for(role),
         ..JoinRequest::default()
     }
 }
@@ -82,11 +133,8 @@ impl Bed {
         let store = Store::default();
         let control = Control::new(&store, 7, now, &BTreeMap::new());
         let mut bed = Self { store, control, now, sent: Vec::new(), largest: (0, 0), ticket: 0 };
-        bed.step(vec![Input::Bootstrap {
-            id: 0,
-            node: node_request("n1", NodeRole::Manager),
-            ingress_subnet: subnet.into(),
-        }]);
+        let founding = Box::new(founding(subnet));
+        bed.step(vec![Input::Bootstrap { id: 0, founding }]);
         for number in 2..=nodes {
             let join = node_request(&format!("n{number}"), NodeRole::Worker);
             bed.write(write::Write::Join(join)).expect("a worker may join");
@@ -134,13 +182,12 @@ impl Bed {
     /// A heartbeat of each node, whose kernel holds all that was committed.
     pub(crate) fn acknowledge(&mut self, nodes: &[String]) {
         let held_index = self.store.index();
-        let beat = |node: &String| Input::Heartbeat { session_id: session(node), held_index };
-        self.step(nodes.iter().map(beat).collect());
+        let beats = nodes.iter().map(|node| beat(node, held_index)).collect();
+        self.step(beats);
     }
 
     pub(crate) fn open(&mut self, node: &str) -> Step {
-        let request = SessionRequest { node_id: node.into(), ..SessionRequest::default() };
-        self.step(vec![Input::SessionOpened { session_id: session(node), request }])
+        self.step(vec![opened(&session(node), node, "")])
     }
 
     pub(crate) fn write(&mut self, write: write::Write) -> Result<Answer, Refusal> {
@@ -215,8 +262,8 @@ impl Bed {
 
     pub(crate) fn report_as(&mut self, node: &str, task: &Task, status: TaskStatus) {
         let update = TaskStatusUpdate { task_id: task.id.clone(), status: Some(status) };
-        let session_id = session(node);
-        self.step(vec![Input::TaskStatuses { id: 1, session_id, updates: vec![update] }]);
+        let (session_id, caller) = (session(node), node.to_owned());
+        self.step(vec![Input::TaskStatuses { id: 1, session_id, caller, updates: vec![update] }]);
     }
 
     /// Reports every live task of a service as running, where it may run.

@@ -92,8 +92,9 @@ impl Agent {
             self.session = Some(session_id.clone());
             self.beat_at = now + Duration::from_secs(1);
             let node_id = self.node.clone();
+            let caller = node_id.clone();
             let request = SessionRequest { node_id, ..SessionRequest::default() };
-            return vec![Input::SessionOpened { session_id, request }];
+            return vec![Input::SessionOpened { session_id, caller, request }];
         };
         while self.inbox.front().is_some_and(|(at, _)| *at <= now) {
             let (_, message) = self.inbox.pop_front().expect("it was looked at");
@@ -103,7 +104,12 @@ impl Agent {
         if now >= self.beat_at {
             self.beat_at = now + Duration::from_secs(1);
             let held_index = self.held;
-            inputs.push(Input::Heartbeat { session_id: session_id.clone(), held_index });
+            inputs.push(Input::Heartbeat {
+                session_id: session_id.clone(),
+                caller: self.node.clone(),
+                held_index,
+                issuer_digest: String::new(),
+            });
         }
         inputs.extend(self.report(session_id, ids));
         inputs
@@ -135,7 +141,8 @@ impl Agent {
         let updates = updates.collect();
         let id = ids.next_u64();
         self.in_flight = Some((id, told));
-        Some(Input::TaskStatuses { id, session_id, updates })
+        let caller = self.node.clone();
+        Some(Input::TaskStatuses { id, session_id, caller, updates })
     }
 
     fn apply(&mut self, message: Assignments, now: Timestamp, dice: &mut Dice) {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use shoal_api::id::IdSource;
 use shoal_api::time::Timestamp;
 use shoal_api::{
-    Batch, Caller, JoinRequest, NodeAvailability, NodeRole, NodeSpec, NodeState, TaskState,
+    Batch, Caller, JoinRequest, JoinTokens, NodeAvailability, NodeState, RootCa, TaskState,
     UpdateNodeRequest, Write, write,
 };
-use shoal_control::{Control, Input, Refusal, Step, Store};
+use shoal_control::{Control, Founding, Input, Refusal, Step, Store};
 
 use crate::agent::Agent;
 use crate::invariants::Memory;
@@ -91,9 +91,14 @@ impl World {
             quiet: 0,
         };
         // Small enough that history must give its addresses back.
-        let ingress_subnet = "10.7.0.0/26".into();
-        let node = join(1);
-        world.step(vec![Input::Bootstrap { id: 0, node, ingress_subnet }], true);
+        let founding = Founding {
+            node: join(1),
+            root_ca: root(),
+            address_pools: vec!["10.7.0.0/26".into()],
+            subnet_size: 26,
+            ..Founding::default()
+        };
+        world.step(vec![Input::Bootstrap { id: 0, founding: Box::new(founding) }], true);
         for number in 2..=NODES {
             world.ask(write::Write::Join(join(number)));
         }
@@ -260,15 +265,19 @@ impl World {
     }
 }
 
+/// The root that the cluster starts with.
+fn root() -> RootCa {
+    let tokens = JoinTokens { worker: "w".into(), manager: "m".into() };
+    RootCa { tokens: Some(tokens), ..RootCa::default() }
+}
+
 fn join(number: u32) -> JoinRequest {
-    let role = if number <= 3 { NodeRole::Manager } else { NodeRole::Worker };
+    let token = if number <= 3 { "m" } else { "w" };
     JoinRequest {
         node_id: format!("n{number}"),
-        spec: Some(NodeSpec { role: role.into(), ..NodeSpec::default() }),
-        description: None,
+        token: token.into(),
         addr: format!("10.88.0.{number}:2377"),
         data_path_addr: format!("10.88.0.{number}"),
-        data_path_port: 0,
         ..JoinRequest::default()
     }
 }

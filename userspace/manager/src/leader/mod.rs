@@ -182,6 +182,8 @@ struct Leader {
     control: Control,
     heartbeat: Duration,
     sessions: BTreeMap<String, Messages>,
+    /// Node ids by session, until callers come with their certificates' own.
+    owners: BTreeMap<String, String>,
     /// Who waits for the answer to a ticket.
     waiting: BTreeMap<u64, Reply>,
     tickets: u64,
@@ -203,6 +205,7 @@ impl Leader {
             control,
             heartbeat: leadership.agent_heartbeat,
             sessions: BTreeMap::new(),
+            owners: BTreeMap::new(),
             waiting: BTreeMap::new(),
             tickets: 0,
             managers: store.manager_addrs(),
@@ -214,7 +217,15 @@ impl Leader {
             // After a restart nobody waits for it.
             let founding = leadership.founding.lock().take();
             let id = leader.ticket(founding);
-            leader.inputs.push(Input::Bootstrap { id, node, ingress_subnet });
+            let pool = Some(ingress_subnet).filter(|subnet| !subnet.is_empty());
+            let size = pool.as_deref().and_then(|pool| pool.split_once('/'));
+            let founding = shoal_control::Founding {
+                node,
+                subnet_size: size.and_then(|(_, size)| size.parse().ok()).unwrap_or_default(),
+                address_pools: pool.into_iter().collect(),
+                ..shoal_control::Founding::default()
+            };
+            leader.inputs.push(Input::Bootstrap { id, founding: Box::new(founding) });
         }
         leader
     }
@@ -264,7 +275,8 @@ impl Leader {
             }
             Command::Statuses { session_id, updates, reply } => {
                 let id = self.ticket(Some(reply));
-                self.inputs.push(Input::TaskStatuses { id, session_id, updates });
+                let caller = self.owners.get(&session_id).cloned().unwrap_or_default();
+                self.inputs.push(Input::TaskStatuses { id, session_id, caller, updates });
             }
             Command::Open { session_id, request, messages } => {
                 let start = session_message::Message::Start(SessionStart {
@@ -276,7 +288,9 @@ impl Leader {
                 drop(messages.try_send(message(start)));
                 drop(messages.try_send(message(managers(&self.managers))));
                 self.sessions.insert(session_id.clone(), messages);
-                self.inputs.push(Input::SessionOpened { session_id, request });
+                let caller = request.node_id.clone();
+                self.owners.insert(session_id.clone(), caller.clone());
+                self.inputs.push(Input::SessionOpened { session_id, caller, request });
             }
             Command::Close { session_id } => {
                 // One that was ended here is closed for control already.
@@ -288,11 +302,15 @@ impl Leader {
                 let known = self.sessions.contains_key(&session_id);
                 reply.send(known).ok();
                 if known {
-                    self.inputs.push(Input::Heartbeat { session_id, held_index });
+                    let caller = self.owners.get(&session_id).cloned().unwrap_or_default();
+                    let issuer_digest = String::new();
+                    let beat = Input::Heartbeat { session_id, caller, held_index, issuer_digest };
+                    self.inputs.push(beat);
                 }
             }
-            // Control hears of it once it has an input for it.
-            Command::MemberRemoved { raft_id } => debug!(raft_id, "a member is gone"),
+            Command::MemberRemoved { raft_id } => {
+                self.inputs.push(Input::MemberRemoved { raft_id });
+            }
             Command::Progress { reply } => {
                 drop(reply.send(self.control.progress(&self.view.store())));
             }

@@ -51,7 +51,7 @@ impl Dispatcher for DispatcherRpc {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
-        let HeartbeatRequest { session_id, held_index } = request.into_inner();
+        let HeartbeatRequest { session_id, held_index, .. } = request.into_inner();
         let (reply, known) = oneshot::channel();
         self.send(Command::Heartbeat { session_id, held_index, reply })?;
         match known.await {

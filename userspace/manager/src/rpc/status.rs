@@ -22,6 +22,7 @@ pub fn refused(refusal: &Refusal) -> Status {
         RefusalKind::FailedPrecondition => Code::FailedPrecondition,
         RefusalKind::OutOfSequence => Code::Aborted,
         RefusalKind::Unimplemented => Code::Unimplemented,
+        RefusalKind::PermissionDenied => Code::PermissionDenied,
     };
     Status::new(code, refusal.to_string())
 }

@@ -100,7 +100,7 @@ async fn an_agent_gets_a_complete_set_and_then_changes_and_its_states_are_stored
     let stored = tasks.iter().find(|stored| stored.id == task.id).unwrap();
     assert_eq!(stored.state(), TaskState::Running);
 
-    let unknown = HeartbeatRequest { session_id: "nope".into(), held_index: 0 };
+    let unknown = HeartbeatRequest { session_id: "nope".into(), ..HeartbeatRequest::default() };
     let unknown = host.dispatcher().heartbeat(unknown).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
 }
@@ -144,7 +144,8 @@ async fn a_node_is_ready_while_its_heartbeats_come_and_down_when_they_stop() {
     let mut dispatcher = host.dispatcher();
     for _ in 0..10 {
         beat.tick().await;
-        let request = HeartbeatRequest { session_id: agent.session_id.clone(), held_index: 0 };
+        let session_id = agent.session_id.clone();
+        let request = HeartbeatRequest { session_id, ..HeartbeatRequest::default() };
         dispatcher.heartbeat(request).await.unwrap();
         assert_eq!(state(host).await, NodeState::Ready);
     }
