@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use openraft::SnapshotPolicy;
+use shoal_transport::Credentials;
+
+use crate::vault::{Vault, VaultError};
 
 /// What a manager is started with.
 #[derive(Clone, Debug)]
@@ -14,10 +17,16 @@ pub struct Config {
     pub node_id: String,
     /// `host:port` at which the others reach this manager's gRPC server.
     pub advertise_addr: String,
-    /// Subnet of the ingress network of a cluster that this manager founds.
-    pub ingress_subnet: String,
     /// Timings.
     pub timings: Timings,
+    /// Seals what lies in the folder. `None` opens the folder's own, or makes one that is not
+    /// locked.
+    pub vault: Option<Vault>,
+    /// Who this manager is to the others, and whom it trusts.
+    pub credentials: Option<Credentials>,
+    /// `host:port` to find the other managers by when all their addresses changed; names are looked
+    /// up anew at each try.
+    pub join_addrs: Vec<String>,
 }
 
 impl Config {
@@ -32,8 +41,17 @@ impl Config {
             state_dir: state_dir.into(),
             node_id: node_id.into(),
             advertise_addr: advertise_addr.into(),
-            ingress_subnet: "10.0.0.0/24".into(),
             timings: Timings::default(),
+            vault: None,
+            credentials: None,
+            join_addrs: Vec::new(),
+        }
+    }
+
+    pub(crate) fn vault(&self) -> Result<Vault, VaultError> {
+        match &self.vault {
+            Some(vault) => Ok(vault.clone()),
+            None => Vault::open_or_create(&self.state_dir),
         }
     }
 }

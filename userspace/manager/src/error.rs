@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::vault::VaultError;
+
 /// Why a manager could not be started or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagerError {
@@ -30,6 +32,30 @@ pub enum ManagerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file is not there that was: without it this manager may have forgotten what it has
+    /// acknowledged.
+    #[error(
+        "{} is missing, but this manager has run before; if other managers are online, remove all \
+         of this node's state and join again, else bring it back from a backup",
+        path.display()
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is of another release.
+    #[error("{} is of version {found}, this release reads {known}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// The version that is read here.
+        known: u32,
+    },
+    /// The keys that seal the state cannot be had.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// The folder holds another node's state.
     #[error("{} belongs to node {found}, this is node {expected}", folder.display())]
     AnotherNode {

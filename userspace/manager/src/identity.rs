@@ -1,19 +1,29 @@
-//! Who a state directory belongs to, so that no manager runs on another's log.
+//! Who a Raft folder belongs to, so that no manager runs on another's log.
 //!
-//! One text file, `key=value` per line, and beside it the founder's own node until the cluster has
-//! it. Both are written before Raft starts, so a crash in between is made good at the next start.
+//! One text file, `key=value` per line. It is written last, when everything else of a new manager is
+//! on the disk: a folder with it is whole, one without it is nobody's, whatever lies there. Beside
+//! it, sealed: what a founder brings, until the cluster has it, and the node of a manager that goes
+//! on alone, until the store knows it.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use prost::Message;
 use shoal_api::JoinRequest;
 
 use crate::ManagerError;
+use crate::files::{self, Disk, Os};
+use crate::founding::Founding;
+use crate::log_store::{self, Beginning, LogStore, OpenError};
+use crate::snapshot;
+use crate::vault::{Vault, VaultError};
 
-const FILE: &str = "manager";
+/// Name of the file.
+pub const FILE: &str = "manager";
+/// Name of the log's file.
+pub const LOG: &str = "raft.redb";
 const FOUNDER: &str = "founder";
+const FORCED: &str = "forced";
+/// Version of the folder.
+const VERSION: u32 = 1;
 
 /// Whose state it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,93 +34,153 @@ pub struct Identity {
     pub raft_id: u64,
 }
 
-/// Reads the identity; `None` in a folder that no manager has used.
+/// Reads the identity; `None` in a folder that is nobody's.
 ///
 /// # Errors
-/// The file cannot be read or is damaged.
+/// The file cannot be read, is damaged or of another version.
 pub fn load(folder: &Path) -> Result<Option<Identity>, ManagerError> {
     let path = folder.join(FILE);
-    let Some(bytes) = read(&path)? else { return Ok(None) };
-    let text = String::from_utf8_lossy(&bytes);
+    let bytes = files::read(&path).map_err(|e| ManagerError::io("read", &path, e))?;
+    bytes.map(|bytes| parse(path, &bytes)).transpose()
+}
+
+fn parse(path: PathBuf, bytes: &[u8]) -> Result<Identity, ManagerError> {
+    let text = String::from_utf8_lossy(bytes);
     let field = |key: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         value.map(str::to_owned)
     };
-    match (field("node_id"), field("raft_id").and_then(|id| id.parse().ok())) {
-        (Some(node_id), Some(raft_id)) => Ok(Some(Identity { node_id, raft_id })),
+    let number = |key: &str| field(key).and_then(|value| value.parse::<u64>().ok());
+    match (number("version"), field("node_id"), number("raft_id")) {
+        (Some(version), ..) if version != u64::from(VERSION) => {
+            let found = u32::try_from(version).unwrap_or(u32::MAX);
+            Err(ManagerError::Version { path, found, known: VERSION })
+        }
+        (Some(_), Some(node_id), Some(raft_id)) if !node_id.is_empty() => {
+            Ok(Identity { node_id, raft_id })
+        }
         _ => Err(ManagerError::Damaged { path, reason: "not a manager's identity".into() }),
     }
 }
 
-/// Makes the folder this manager's own.
+/// The file's text.
+pub fn text(identity: &Identity) -> String {
+    let Identity { node_id, raft_id } = identity;
+    format!("version={VERSION}\nnode_id={node_id}\nraft_id={raft_id}\n")
+}
+
+/// Makes the folder this manager's own, with an empty log.
 ///
 /// # Errors
 /// It is somebody's already, or cannot be written.
 pub fn claim(
     folder: &Path,
+    vault: &Vault,
     identity: &Identity,
-    founder: Option<&JoinRequest>,
+    founding: Option<&Founding>,
 ) -> Result<(), ManagerError> {
-    fs::create_dir_all(folder).map_err(|e| ManagerError::io("create", folder, e))?;
     if load(folder)?.is_some() {
         return Err(ManagerError::InUse { folder: folder.into() });
     }
-    if let Some(founder) = founder {
-        write(&folder.join(FOUNDER), &founder.encode_to_vec())?;
+    disown(folder)?;
+    let log = folder.join(LOG);
+    let beginning = Beginning { owner: identity.clone(), purged: None, vote: None };
+    LogStore::create(&log, vault, &beginning).map_err(|e| explain(e, &log))?;
+    if let Some(founding) = founding {
+        vault.write_file(&folder.join(FOUNDER), FOUNDER, &founding.encode())?;
     }
-    let text = format!("node_id={}\nraft_id={}\n", identity.node_id, identity.raft_id);
-    write(&folder.join(FILE), text.as_bytes())
+    write(&folder.join(FILE), text(identity).as_bytes())
 }
 
-/// The node of the manager that founds the cluster; `None` for one that joined it.
+/// What the founder brings; `None` for one that joined, or when the cluster has it.
 ///
 /// # Errors
 /// The file cannot be read or is damaged.
-pub fn founder(folder: &Path) -> Result<Option<JoinRequest>, ManagerError> {
-    let path = folder.join(FOUNDER);
-    let Some(bytes) = read(&path)? else { return Ok(None) };
-    let node = JoinRequest::decode(bytes.as_slice());
-    node.map(Some).map_err(|e| ManagerError::Damaged { path, reason: e.to_string() })
+pub fn founding(folder: &Path, vault: &Vault) -> Result<Option<Founding>, ManagerError> {
+    sealed(&folder.join(FOUNDER), vault, FOUNDER, |bytes| Founding::decode(bytes))
 }
 
-/// Gives the folder up again, with these other files.
+/// The node of a manager that goes on alone and has not said so in the store.
 ///
 /// # Errors
-/// A file cannot be removed.
-pub fn disown(folder: &Path, others: &[&str]) -> Result<(), ManagerError> {
-    for name in [FILE, FOUNDER].iter().chain(others) {
+/// The file cannot be read or is damaged.
+pub fn forced(folder: &Path, vault: &Vault) -> Result<Option<JoinRequest>, ManagerError> {
+    sealed(&folder.join(FORCED), vault, FORCED, |bytes| prost::Message::decode(bytes).ok())
+}
+
+/// Writes down that this manager goes on alone.
+///
+/// # Errors
+/// The disk refused.
+pub fn force(folder: &Path, vault: &Vault, node: &JoinRequest) -> Result<(), ManagerError> {
+    let bytes = prost::Message::encode_to_vec(node);
+    Ok(vault.write_file(&folder.join(FORCED), FORCED, &bytes)?)
+}
+
+/// The store knows what the founder brought and who goes on alone.
+///
+/// # Errors
+/// The disk refused.
+pub fn settled(folder: &Path, vault: &Vault) -> Result<(), ManagerError> {
+    for name in [FOUNDER, FORCED] {
         let path = folder.join(name);
-        match fs::remove_file(&path) {
-            Err(failure) if failure.kind() != io::ErrorKind::NotFound => {
-                return Err(ManagerError::io("remove", &path, failure));
-            }
-            _ => {}
+        if path.exists() {
+            vault.forget_file(&path);
+            Os.remove(&path).map_err(|e| ManagerError::io("remove", &path, e))?;
         }
     }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Option<Vec<u8>>, ManagerError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(missing) if missing.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(failure) => Err(ManagerError::io("read", path, failure)),
+/// Gives the folder up again; the vault stays, for it was there before.
+///
+/// # Errors
+/// A file cannot be removed.
+pub fn disown(folder: &Path) -> Result<(), ManagerError> {
+    for name in [FILE, FOUNDER, FORCED, LOG, snapshot::FILE] {
+        let path = folder.join(name);
+        Os.remove(&path).map_err(|e| ManagerError::io("remove", &path, e))?;
+    }
+    Ok(())
+}
+
+/// What a failure to open the log means to whoever starts a manager.
+pub fn explain(failure: OpenError, path: &Path) -> ManagerError {
+    let path = PathBuf::from(path);
+    match failure {
+        OpenError::Locked => ManagerError::Locked { path },
+        OpenError::Missing => ManagerError::Lost { path },
+        OpenError::Version(found) => {
+            ManagerError::Version { path, found, known: log_store::VERSION }
+        }
+        OpenError::Damaged(reason) => ManagerError::Damaged { path, reason },
+        OpenError::Io(source) => ManagerError::Io { what: "open", path, source },
     }
 }
 
-/// Whole or not at all, also when the machine stops in between.
+fn sealed<T>(
+    path: &Path,
+    vault: &Vault,
+    context: &str,
+    decode: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>, ManagerError> {
+    let damaged = |reason: String| ManagerError::Damaged { path: path.into(), reason };
+    match vault.read_file(path, context) {
+        Ok(bytes) => decode(&bytes).map(Some).ok_or_else(|| damaged("not a message".into())),
+        Err(VaultError::Missing { .. }) => Ok(None),
+        Err(failure @ VaultError::Io { .. }) => Err(failure.into()),
+        Err(failure) => Err(damaged(failure.to_string())),
+    }
+}
+
 fn write(path: &Path, bytes: &[u8]) -> Result<(), ManagerError> {
-    let temporary = PathBuf::from(format!("{}.new", path.display()));
-    let folder = path.parent().expect("a file of ours lies in a folder of ours");
-    File::create(&temporary)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| fs::rename(&temporary, path))
-        .and_then(|()| File::open(folder)?.sync_all())
-        .map_err(|e| ManagerError::io("write", path, e))
+    files::replace(&Os, path, bytes).map_err(|e| ManagerError::io("write", path, e))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -118,20 +188,44 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state");
         assert_eq!(load(&path).unwrap(), None);
+        let vault = Vault::create(&path, None).unwrap();
         let identity = Identity { node_id: "n1".into(), raft_id: 7 };
         let node = JoinRequest { node_id: "n1".into(), ..JoinRequest::default() };
-        claim(&path, &identity, Some(&node)).unwrap();
+        let brought = Founding::from(node);
+        claim(&path, &vault, &identity, Some(&brought)).unwrap();
         assert_eq!(load(&path).unwrap(), Some(identity.clone()));
-        assert_eq!(founder(&path).unwrap(), Some(node));
-        let again = claim(&path, &identity, None).unwrap_err();
+        assert_eq!(founding(&path, &vault).unwrap(), Some(brought));
+        let again = claim(&path, &vault, &identity, None).unwrap_err();
         assert!(matches!(again, ManagerError::InUse { .. }), "{again}");
+        settled(&path, &vault).unwrap();
+        assert_eq!(founding(&path, &vault).unwrap(), None);
     }
 
     #[test]
-    fn a_damaged_identity_is_an_error_and_not_a_new_manager() {
+    fn a_damaged_identity_or_one_of_another_version_is_an_error_and_not_a_new_manager() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(FILE), "node_id=n1\nraft_id=x\n").unwrap();
-        let damaged = load(folder.path()).unwrap_err();
-        assert!(matches!(damaged, ManagerError::Damaged { .. }), "{damaged}");
+        let file = folder.path().join(FILE);
+        for bad in ["version=1\nnode_id=n1\nraft_id=x\n", "", "version=1\nnode_id=\nraft_id=1\n"] {
+            fs::write(&file, bad).unwrap();
+            let damaged = load(folder.path()).unwrap_err();
+            assert!(matches!(damaged, ManagerError::Damaged { .. }), "{damaged}");
+        }
+        fs::write(&file, "version=2\nsomething=else\n").unwrap();
+        let newer = load(folder.path()).unwrap_err().to_string();
+        assert!(newer.ends_with("is of version 2, this release reads 1"), "{newer}");
+    }
+
+    #[test]
+    fn what_a_half_made_manager_left_behind_is_nobodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let vault = Vault::create(path, None).unwrap();
+        fs::write(path.join(LOG), "half a log").unwrap();
+        fs::write(path.join(snapshot::FILE), "an old one").unwrap();
+        assert_eq!(load(path).unwrap(), None);
+        let identity = Identity { node_id: "n1".into(), raft_id: 7 };
+        claim(path, &vault, &identity, None).unwrap();
+        drop(LogStore::open(&path.join(LOG), &vault, &identity).unwrap());
+        assert!(!path.join(snapshot::FILE).exists());
     }
 }

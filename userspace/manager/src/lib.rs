@@ -6,11 +6,17 @@
 //! own socket. What the cluster should do is decided in `shoal_control`; nothing here is policy.
 
 mod address_book;
+pub mod backup;
 mod compaction;
 mod config;
 mod error;
 mod events;
+mod external_ca;
+mod files;
+mod force;
+mod founding;
 mod identity;
+mod keeper;
 mod leader;
 mod log_store;
 mod manager;
@@ -20,9 +26,12 @@ mod rpc;
 mod snapshot;
 mod state_machine;
 mod types;
+mod vault;
 
 pub use config::{Config, Timings};
 pub use error::ManagerError;
+pub use founding::{Founding, NewCluster};
 pub use manager::{Manager, has_state};
 pub use rpc::caller::CALLER;
 pub use rpc::status::LEADER;
+pub use vault::{Vault, VaultError, is_locked as vault_is_locked};

@@ -3,35 +3,44 @@
 //! Raft runs on a runtime of its own, so that a burst of API work cannot starve its heartbeats.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::Stream;
+use futures::future::BoxFuture;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::metrics::RaftMetrics;
 use parking_lot::Mutex;
 use shoal_api::JoinRequest;
+use shoal_control::Store;
+use shoal_identity::BackupKey;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tracing::{info, warn};
 
+use crate::backup::{self, NodeFiles, Source};
 use crate::config::Config;
 use crate::error::ManagerError;
-use crate::identity::{self, Identity};
+use crate::force;
+use crate::founding::Founding;
+use crate::identity::{self, Identity, LOG, explain};
+use crate::keeper::Keeper;
 use crate::leader::{Desk, LastHeard, Leadership, Reply};
 use crate::log_store::{self, LogStore, OpenError};
 use crate::network::Network;
 use crate::rpc::{self, Shared};
 use crate::snapshot;
 use crate::state_machine::{StateMachine, View};
-use crate::types::{Peer, Raft, TypeConfig};
+use crate::types::{Peer, Raft, SnapshotMeta, TypeConfig};
+use crate::vault::Vault;
 
-/// The log's file in the state directory.
-const LOG: &str = "raft.redb";
 /// Raft id of the manager that founds a cluster.
 const FOUNDER: u64 = 1;
 /// How long a new cluster may take: one manager on its own disk.
@@ -40,6 +49,7 @@ const INIT: Duration = Duration::from_secs(20);
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// How long the log's writer may take to end: one flush, unless the disk is full.
 const CLOSE: Duration = Duration::from_secs(2);
+const NO_STATE: &str = "this manager has not received the cluster's state yet";
 /// Raft's threads: one flows over to the other while it writes.
 const THREADS: usize = 2;
 
@@ -61,10 +71,12 @@ impl Manager {
     ///
     /// # Errors
     /// The folder is in use, the disk refuses, or it takes too long.
-    pub async fn init(config: Config, node: JoinRequest) -> Result<Self, ManagerError> {
+    pub async fn init(config: Config, founding: impl Into<Founding>) -> Result<Self, ManagerError> {
+        let founding = founding.into();
         let identity = Identity { node_id: config.node_id.clone(), raft_id: FOUNDER };
-        identity::claim(&config.state_dir, &identity, Some(&node))?;
+        let vault = config.vault()?;
         let folder = config.state_dir.clone();
+        identity::claim(&folder, &vault, &identity, Some(&founding))?;
         let (reply, founded) = oneshot::channel();
         let manager = Self::start(config, identity, Some(reply)).await?;
         match tokio::time::timeout(INIT, founded).await {
@@ -72,7 +84,7 @@ impl Manager {
             Ok(Ok(Err(refusal))) => {
                 manager.shutdown().await;
                 // Nothing half-made stays behind, so that the next try may be a right one.
-                identity::disown(&folder, &[LOG, snapshot::FILE])?;
+                identity::disown(&folder)?;
                 Err(ManagerError::Refused { reason: refusal.to_string() })
             }
             Ok(Err(_dropped)) => Err(ManagerError::raft("it ended while the cluster was founded")),
@@ -80,33 +92,61 @@ impl Manager {
         }
     }
 
-    /// Starts a manager that was given this Raft id when its node joined. It must be served at
-    /// once: the leader brings it up to date and then lets it vote, see [`Manager::joined`].
+    /// Starts a manager that was given this Raft id when its node joined or was promoted. It must
+    /// be served at once: the leader brings it up to date and then lets it vote, see
+    /// [`Manager::joined`].
     ///
     /// # Errors
     /// The folder is in use, or the disk refuses.
     pub async fn join(config: Config, raft_id: u64) -> Result<Self, ManagerError> {
         let identity = Identity { node_id: config.node_id.clone(), raft_id };
-        identity::claim(&config.state_dir, &identity, None)?;
+        identity::claim(&config.state_dir, &config.vault()?, &identity, None)?;
         Self::start(config, identity, None).await
     }
 
     /// Goes on from the disk.
     ///
     /// # Errors
-    /// The folder holds no state, another node's, or a damaged one.
+    /// The folder holds no state, another node's, a damaged one, or only a part of one.
     pub async fn restart(config: Config) -> Result<Self, ManagerError> {
+        force::finish(&config.state_dir)?;
+        let identity = Self::own(&config)?;
+        Self::start(config, identity, None).await
+    }
+
+    /// Goes on from the disk as the cluster's only manager, with all that this one has stored,
+    /// committed or not. The other managers become workers; they must not come back as managers.
+    ///
+    /// * `node` - this manager's own, with the address that it is reached by now.
+    ///
+    /// # Errors
+    /// As [`Manager::restart`]; a failure leaves the state as it was, or as it should become.
+    pub async fn force_new_cluster(
+        config: Config,
+        node: JoinRequest,
+    ) -> Result<Self, ManagerError> {
+        force::finish(&config.state_dir)?;
+        let identity = Self::own(&config)?;
+        let (folder, vault) = (config.state_dir.clone(), config.vault()?);
+        let addr = config.advertise_addr.clone();
+        let rewrite =
+            move || force::rewrite(&folder, &vault, &identity, &node, &addr, &mut |_step| Ok(()));
+        let rewritten = tokio::task::spawn_blocking(rewrite).await;
+        let identity = rewritten.map_err(ManagerError::raft)??;
+        Self::start(config, identity, None).await
+    }
+
+    /// Whose state the folder holds: this node's.
+    fn own(config: &Config) -> Result<Identity, ManagerError> {
+        let folder = || config.state_dir.clone();
         let Some(identity) = identity::load(&config.state_dir)? else {
-            return Err(ManagerError::NoState { folder: config.state_dir });
+            return Err(ManagerError::NoState { folder: folder() });
         };
         if identity.node_id != config.node_id {
-            return Err(ManagerError::AnotherNode {
-                folder: config.state_dir,
-                found: identity.node_id,
-                expected: config.node_id,
-            });
+            let (found, expected) = (identity.node_id, config.node_id.clone());
+            return Err(ManagerError::AnotherNode { folder: folder(), found, expected });
         }
-        Self::start(config, identity, None).await
+        Ok(identity)
     }
 
     async fn start(
@@ -114,17 +154,24 @@ impl Manager {
         identity: Identity,
         founding: Option<Reply>,
     ) -> Result<Self, ManagerError> {
-        let Config { state_dir, node_id, advertise_addr, ingress_subnet, timings } = config;
+        let vault = config.vault()?;
+        let Config { state_dir, node_id, advertise_addr, timings, .. } = config;
         let raft_id = identity.raft_id;
-        let founder = identity::founder(&state_dir)?;
+        let founder = identity::founding(&state_dir, &vault)?;
+        let forced = identity::forced(&state_dir, &vault)?;
         let raft_config = timings.raft().validate().map_err(ManagerError::raft)?;
         let view = Arc::new(View::default());
-        let log = open_log(&state_dir.join(LOG)).await?;
+        let log = open_log(&state_dir.join(LOG), &vault, &identity).await?;
         let disk = log.trouble();
-        let machine = StateMachine::open(state_dir.clone(), view.clone()).map_err(|e| {
-            let path = state_dir.join(snapshot::FILE);
-            ManagerError::Damaged { path, reason: e.to_string() }
-        })?;
+        let machine = open_machine(&state_dir, &vault, &view, &log)?;
+        let keeper = Keeper {
+            folder: state_dir.clone(),
+            raft_id,
+            vault,
+            log: log.clone(),
+            machine: machine.clone(),
+            view: view.clone(),
+        };
         let runtime = RaftRuntime::new().map_err(|e| ManagerError::io("run", &state_dir, e))?;
         let raft = {
             let network = Network { id: raft_id, view: view.clone() };
@@ -158,11 +205,13 @@ impl Manager {
             view,
             desk: shared.desk.clone(),
             last_heard: shared.last_heard.clone(),
-            bootstrap: founder.map(|node| (node, ingress_subnet)),
+            bootstrap: founder,
+            forced,
             founding: Mutex::new(founding),
             agent_heartbeat: timings.agent_heartbeat,
         };
         let leadership = runtime.spawn(leadership.run()).abort_handle();
+        runtime.spawn(keeper.run());
         Ok(Self { shared, leadership, runtime })
     }
 
@@ -231,6 +280,40 @@ impl Manager {
         }
     }
 
+    /// This manager's state as a sealed file, in pieces: what it has applied by now, with or without
+    /// a quorum. It goes on meanwhile.
+    ///
+    /// * `files` - who this manager is, as the daemon keeps it.
+    ///
+    /// # Errors
+    /// Raft has stopped, or this manager has not received the cluster's state yet. The pieces end
+    /// with an error when the state cannot be encoded.
+    pub async fn backup(
+        &self,
+        key: BackupKey,
+        files: NodeFiles,
+    ) -> Result<impl Stream<Item = io::Result<Vec<u8>>> + use<>, ManagerError> {
+        let now = self.shared.raft.with_state_machine(now).await;
+        let (meta, store) = now.map_err(ManagerError::raft)?;
+        if store.cluster().is_none() {
+            return Err(ManagerError::Refused { reason: NO_STATE.into() });
+        }
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let created_at_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
+        let identity =
+            Identity { node_id: self.shared.node_id.clone(), raft_id: self.shared.raft_id };
+        let source = Source { identity, files, created_at_ns, meta, store };
+        // Two pieces wait, so that a slow reader holds the writer back and not the memory.
+        let (pieces, taken) = mpsc::channel(2);
+        tokio::task::spawn_blocking(move || {
+            let keep = |piece| pieces.blocking_send(Ok(piece)).is_ok();
+            if let Err(failure) = backup::write(source, &key, keep) {
+                drop(pieces.blocking_send(Err(failure)));
+            }
+        });
+        Ok(ReceiverStream::new(taken))
+    }
+
     /// Hands leadership over, writes what is left, and ends.
     pub async fn shutdown(&self) {
         self.hand_over().await;
@@ -296,24 +379,39 @@ impl Manager {
     }
 }
 
+fn now(machine: &mut StateMachine) -> BoxFuture<'_, (SnapshotMeta, Store)> {
+    Box::pin(std::future::ready(machine.now()))
+}
+
 /// A process that was just killed may hold the log a moment longer.
-async fn open_log(path: &Path) -> Result<LogStore, ManagerError> {
+async fn open_log(path: &Path, vault: &Vault, owner: &Identity) -> Result<LogStore, ManagerError> {
     const TRIES: u32 = 20;
     for _ in 1..TRIES {
-        match LogStore::open(path) {
+        match LogStore::open(path, vault, owner) {
             Err(OpenError::Locked) => tokio::time::sleep(Duration::from_millis(100)).await,
             other => return other.map_err(|e| explain(e, path)),
         }
     }
-    LogStore::open(path).map_err(|e| explain(e, path))
+    LogStore::open(path, vault, owner).map_err(|e| explain(e, path))
 }
 
-fn explain(failure: OpenError, path: &Path) -> ManagerError {
-    let path = PathBuf::from(path);
-    match failure {
-        OpenError::Locked => ManagerError::Locked { path },
-        OpenError::Damaged(reason) => ManagerError::Damaged { path, reason },
-        OpenError::Io(source) => ManagerError::Io { what: "open", path, source },
+/// The state machine must hold all that the log does not hold any more.
+fn open_machine(
+    folder: &Path,
+    vault: &Vault,
+    view: &Arc<View>,
+    log: &LogStore,
+) -> Result<StateMachine, ManagerError> {
+    let path = folder.join(snapshot::FILE);
+    let opened = StateMachine::open(folder.into(), vault.clone(), view.clone());
+    let machine = opened.map_err(|e| snapshot::explain(e, &path))?;
+    match (log.purged(), machine.applied()) {
+        (Some(_), None) => Err(ManagerError::Lost { path }),
+        (Some(purged), Some(applied)) if applied < purged => {
+            let reason = format!("it is of entry {applied}, the log begins after {purged}");
+            Err(ManagerError::Damaged { path, reason })
+        }
+        _ => Ok(machine),
     }
 }
 

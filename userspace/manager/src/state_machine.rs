@@ -3,9 +3,10 @@
 //! The store lives in memory; a restarted manager reads its snapshot and replays the log. Every
 //! manager runs this alike, so nothing here depends on a clock or on who leads.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
@@ -18,6 +19,7 @@ use tracing::{debug, error};
 use crate::events::Events;
 use crate::snapshot;
 use crate::types::{LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::vault::Vault;
 
 /// Between two tries to write a snapshot to a disk that refuses: the log only grows meanwhile.
 const RETRY: Duration = Duration::from_secs(2);
@@ -37,6 +39,14 @@ impl View {
         self.store.read().clone()
     }
 
+    /// Raft ids of all managers, as far as this one knows.
+    #[must_use]
+    pub fn raft_ids(&self) -> BTreeSet<u64> {
+        let store = self.store.read();
+        let managers = store.nodes().filter_map(|node| node.manager.as_ref());
+        managers.map(|manager| manager.raft_id).collect()
+    }
+
     /// Id of the cluster, once this manager knows it.
     #[must_use]
     pub fn cluster_id(&self) -> Option<String> {
@@ -49,11 +59,17 @@ impl View {
 pub struct StateMachine {
     view: Arc<View>,
     folder: PathBuf,
+    vault: Vault,
     applied: Option<LogId>,
     membership: StoredMembership,
-    /// The file's bytes, shared with whoever sends them to a follower.
-    current: Arc<RwLock<Option<Snapshot>>>,
+    current: Arc<RwLock<Option<Current>>>,
     saving: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// The snapshot on the disk. Its bytes are in memory only while somebody sends them.
+struct Current {
+    meta: SnapshotMeta,
+    bytes: Weak<Vec<u8>>,
 }
 
 impl StateMachine {
@@ -61,21 +77,41 @@ impl StateMachine {
     ///
     /// # Errors
     /// The snapshot cannot be read or is damaged.
-    pub fn open(folder: PathBuf, view: Arc<View>) -> io::Result<Self> {
+    pub fn open(folder: PathBuf, vault: Vault, view: Arc<View>) -> io::Result<Self> {
         let mut machine = Self {
             view,
             folder,
+            vault,
             applied: None,
             membership: StoredMembership::default(),
             current: Arc::default(),
             saving: Arc::default(),
         };
-        if let Some(bytes) = snapshot::load(&machine.folder)? {
+        if let Some(bytes) = snapshot::load(&machine.folder, &machine.vault)? {
             let (meta, store) = snapshot::decode(&bytes)?;
             machine.take(&meta, store);
-            *machine.current.write() = Some(Snapshot { meta, snapshot: Arc::new(bytes) });
+            *machine.current.write() = Some(Current { meta, bytes: Weak::new() });
         }
         Ok(machine)
+    }
+
+    /// Index of the last entry that the snapshot holds, right after [`StateMachine::open`].
+    pub fn applied(&self) -> Option<u64> {
+        self.applied.map(|last| last.index)
+    }
+
+    /// Seals the snapshot on the disk under the vault's newest key.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub async fn reseal(&self) -> io::Result<()> {
+        let _only_one = self.saving.lock().await;
+        let (folder, vault) = (self.folder.clone(), self.vault.clone());
+        let again = move || match snapshot::load(&folder, &vault)? {
+            Some(bytes) => snapshot::save(&folder, &vault, &bytes),
+            None => Ok(()),
+        };
+        tokio::task::spawn_blocking(again).await.map_err(io::Error::other)?
     }
 
     fn take(&mut self, meta: &SnapshotMeta, store: Store) {
@@ -91,22 +127,40 @@ impl StateMachine {
     /// One that is being built may be older than one that came from the leader meanwhile; it must
     /// not take that one's place, for the log between them is gone.
     async fn save(&self, meta: &SnapshotMeta, bytes: Arc<Vec<u8>>) -> io::Result<()> {
-        let _only_one = self.saving.lock().await;
-        let covers = |current: &Snapshot| current.meta.last_log_id >= meta.last_log_id;
-        if self.current.read().as_ref().is_some_and(covers) {
-            return Ok(());
-        }
         loop {
-            let (folder, copy) = (self.folder.clone(), bytes.clone());
-            let written = tokio::task::spawn_blocking(move || snapshot::save(&folder, &copy));
-            match written.await.map_err(io::Error::other)? {
-                Ok(()) => break,
+            match self.try_save(meta, &bytes).await? {
+                Ok(()) => return Ok(()),
                 Err(refused) => error!(error = %refused, "cannot write a snapshot, trying again"),
             }
             tokio::time::sleep(RETRY).await;
         }
-        *self.current.write() = Some(Snapshot { meta: meta.clone(), snapshot: bytes });
-        Ok(())
+    }
+
+    async fn try_save(
+        &self,
+        meta: &SnapshotMeta,
+        bytes: &Arc<Vec<u8>>,
+    ) -> io::Result<io::Result<()>> {
+        let _only_one = self.saving.lock().await;
+        let covers = |current: &Current| current.meta.last_log_id >= meta.last_log_id;
+        if self.current.read().as_ref().is_some_and(covers) {
+            return Ok(Ok(()));
+        }
+        let (folder, vault, copy) = (self.folder.clone(), self.vault.clone(), bytes.clone());
+        let save = move || snapshot::save(&folder, &vault, &copy);
+        let written = tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?;
+        if written.is_ok() {
+            let bytes = Arc::downgrade(bytes);
+            *self.current.write() = Some(Current { meta: meta.clone(), bytes });
+        }
+        Ok(written)
+    }
+
+    /// What a snapshot of now would hold; cheap.
+    pub fn now(&self) -> (SnapshotMeta, Store) {
+        let meta =
+            SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
+        (meta, self.view.store())
     }
 }
 
@@ -150,9 +204,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let meta =
-            SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() };
-        Builder { store: self.view.store(), meta, machine: self.clone() }
+        let (meta, store) = self.now();
+        Builder { store, meta, machine: self.clone() }
     }
 
     async fn install_snapshot(
@@ -167,7 +220,25 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.current.read().clone())
+        // While it is read no other takes its place.
+        let _only_one = self.saving.lock().await;
+        let Some((meta, known)) = self
+            .current
+            .read()
+            .as_ref()
+            .map(|current| (current.meta.clone(), current.bytes.upgrade()))
+        else {
+            return Ok(None);
+        };
+        if let Some(snapshot) = known {
+            return Ok(Some(Snapshot { meta, snapshot }));
+        }
+        let (folder, vault) = (self.folder.clone(), self.vault.clone());
+        let read = tokio::task::spawn_blocking(move || snapshot::load(&folder, &vault)).await;
+        let bytes = read.map_err(io::Error::other)??;
+        let bytes = Arc::new(bytes.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?);
+        *self.current.write() = Some(Current { meta: meta.clone(), bytes: Arc::downgrade(&bytes) });
+        Ok(Some(Snapshot { meta, snapshot: bytes }))
     }
 }
 

@@ -37,6 +37,8 @@ pub type Vote = openraft::alias::VoteOf<TypeConfig>;
 pub type Entry = openraft::alias::EntryOf<TypeConfig>;
 /// The members at some index.
 pub type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+/// Who is a member.
+pub type Membership = openraft::Membership<u64, Peer>;
 /// What a snapshot covers.
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 /// A snapshot: what it covers, and the bytes of its file.

@@ -23,6 +23,7 @@ use tonic::Status;
 use tracing::{debug, error, info, warn};
 
 pub use self::desk::{Command, Desk, LastHeard, Messages, Reply};
+use crate::founding::Founding;
 use crate::members;
 use crate::rpc::status;
 use crate::state_machine::View;
@@ -59,8 +60,10 @@ pub struct Leadership {
     pub desk: Desk,
     /// The leader before.
     pub last_heard: LastHeard,
-    /// The first node and the ingress subnet of a cluster that this manager founds.
-    pub bootstrap: Option<(JoinRequest, String)>,
+    /// What the cluster starts from that this manager founds.
+    pub bootstrap: Option<Founding>,
+    /// This manager's node, when it goes on alone and the store does not say so yet.
+    pub forced: Option<JoinRequest>,
     /// Who waits for the cluster to be founded.
     pub founding: Mutex<Option<Reply>>,
     /// How often an agent must send a heartbeat.
@@ -212,18 +215,20 @@ impl Leader {
             inputs: Vec::new(),
         };
         if store.cluster().is_none()
-            && let Some((node, ingress_subnet)) = leadership.bootstrap.clone()
+            && let Some(bootstrap) = leadership.bootstrap.clone()
         {
             // After a restart nobody waits for it.
-            let founding = leadership.founding.lock().take();
-            let id = leader.ticket(founding);
-            let pool = Some(ingress_subnet).filter(|subnet| !subnet.is_empty());
-            let size = pool.as_deref().and_then(|pool| pool.split_once('/'));
+            let waiting = leadership.founding.lock().take();
+            let id = leader.ticket(waiting);
+            let cluster = bootstrap.cluster;
             let founding = shoal_control::Founding {
-                node,
-                subnet_size: size.and_then(|(_, size)| size.parse().ok()).unwrap_or_default(),
-                address_pools: pool.into_iter().collect(),
-                ..shoal_control::Founding::default()
+                node: bootstrap.node,
+                cluster_id: cluster.id,
+                root_ca: cluster.root_ca.unwrap_or_default(),
+                unlock_key: cluster.unlock_key,
+                spec: cluster.spec,
+                address_pools: cluster.address_pools,
+                subnet_size: cluster.subnet_size,
             };
             leader.inputs.push(Input::Bootstrap { id, founding: Box::new(founding) });
         }

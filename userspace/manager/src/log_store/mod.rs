@@ -6,11 +6,17 @@
 //!
 //! A disk that refuses a write (full, most often) does not end Raft: the writer re-opens the file
 //! and tries the same group again until it is stored, and nothing is acknowledged meanwhile.
+//!
+//! Every record is sealed by the vault, with its table and index in the associated data. Only the
+//! version of the format stands open, so that another one is named. The log says whose it is: a
+//! file of another manager is refused, and a missing one is not made anew, for its votes are gone.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs::OpenOptions;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -24,13 +30,22 @@ use redb::Database;
 use tokio::sync::{oneshot, watch};
 
 use self::writer::Writer;
+use crate::files::{Disk, Os};
+use crate::identity::Identity;
 use crate::types::{Entry, LogId, TypeConfig, Vote, encode};
+use crate::vault::Vault;
 
 mod writer;
 
 const VOTE: &str = "vote";
 const PURGED: &str = "purged";
 const COMMITTED: &str = "committed";
+/// Whose log it is.
+const OWNER: &str = "owner";
+/// What the other records are written in; the one that is not sealed.
+const FORMAT: &str = "format";
+/// The format that this release writes and reads.
+pub const VERSION: u32 = 1;
 
 /// Bytes of entries that go to a follower in one message: a small part of what a message may hold,
 /// and stored well within the time that a follower has.
@@ -58,7 +73,13 @@ pub enum OpenError {
     /// Another process has it.
     #[error("in use by another process")]
     Locked,
-    /// The file is not a log, of another version, or broken.
+    /// There is none. One that comes back without its log may have forgotten a vote.
+    #[error("missing")]
+    Missing,
+    /// Of another release.
+    #[error("of version {0}, this release reads {VERSION}")]
+    Version(u32),
+    /// The file is not a log, another manager's, or broken.
     #[error("{0}")]
     Damaged(String),
     /// The disk refused.
@@ -70,6 +91,7 @@ impl From<redb::Error> for OpenError {
     fn from(failure: redb::Error) -> Self {
         match failure {
             redb::Error::DatabaseAlreadyOpen => Self::Locked,
+            redb::Error::Io(failure) if failure.kind() == io::ErrorKind::NotFound => Self::Missing,
             redb::Error::Io(failure) if failure.kind() != io::ErrorKind::InvalidData => {
                 Self::Io(failure)
             }
@@ -95,6 +117,31 @@ enum Write {
     Truncate(u64),
     /// Entries up to this index.
     Purge(u64),
+    /// Everything again, under the vault's newest key.
+    Reseal,
+    /// Everything gone, but for this.
+    Restart(Box<Beginning>),
+}
+
+/// All that a log holds.
+pub struct Contents {
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// What its owner has voted for.
+    pub vote: Option<Vote>,
+    /// The last entry that it does not hold any more.
+    pub purged: Option<LogId>,
+}
+
+/// What a log starts from that has no entries yet.
+#[derive(Clone, Debug)]
+pub struct Beginning {
+    /// Whose log it is.
+    pub owner: Identity,
+    /// The last entry that a snapshot holds.
+    pub purged: Option<LogId>,
+    /// What its owner has voted for.
+    pub vote: Option<Vote>,
 }
 
 /// Who waits for it.
@@ -106,28 +153,68 @@ enum Waiter {
 type Command = (Vec<Write>, Waiter);
 
 impl LogStore {
-    /// Opens or creates the log at `path`.
+    /// Makes a new log at `path`, in the place of what is there.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn create(path: &Path, vault: &Vault, beginning: &Beginning) -> Result<(), OpenError> {
+        Os.remove(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).mode(0o600);
+        let database = Database::builder().create_file(options.open(path)?);
+        let database = database.map_err(redb::Error::from)?;
+        let writes = [Write::Restart(Box::new(beginning.clone()))];
+        writer::commit(&database, vault, None, &writes)?;
+        drop(database);
+        let folder = path.parent().expect("a log lies in a folder");
+        Ok(Os.sync_folder(folder)?)
+    }
+
+    /// Opens the log at `path`, which must be that manager's.
     ///
     /// # Errors
     /// The file cannot be opened, is in use by another process, or holds what this release cannot
     /// read.
-    pub fn open(path: &Path) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, vault: &Vault, owner: &Identity) -> Result<Self, OpenError> {
         let path: PathBuf = path.into();
-        Self::open_with(Box::new(move || Ok(Database::create(&path)?)))
+        Self::open_with(Box::new(move || Ok(Database::open(&path)?)), vault, owner)
+    }
+
+    /// Reads all of the log at `path` without opening it for writing.
+    ///
+    /// # Errors
+    /// As [`LogStore::open`].
+    pub fn read(path: &Path, vault: &Vault, owner: &Identity) -> Result<Contents, OpenError> {
+        let database = Database::open(path).map_err(redb::Error::from)?;
+        let Memory { entries, vote, purged, .. } = writer::load(&database, vault, owner)?;
+        Ok(Contents { entries: entries.into_values().collect(), vote, purged })
     }
 
     /// Opens the log in whatever `opener` gives.
     ///
     /// # Errors
     /// As [`LogStore::open`].
-    pub fn open_with(opener: Opener) -> Result<Self, OpenError> {
+    pub fn open_with(opener: Opener, vault: &Vault, owner: &Identity) -> Result<Self, OpenError> {
         let database = opener()?;
-        let memory = Arc::new(Mutex::new(writer::load(&database)?));
+        let memory = Arc::new(Mutex::new(writer::load(&database, vault, owner)?));
         let (writer, commands) = mpsc::channel();
         let (trouble, trouble_seen) = watch::channel(None);
-        let thread = Writer::new(opener, database, memory.clone(), trouble);
+        let thread = Writer::new(opener, database, memory.clone(), vault.clone(), trouble);
         thread::Builder::new().name("raft-log".into()).spawn(move || thread.run(&commands))?;
         Ok(Self { memory, writer, trouble: trouble_seen })
+    }
+
+    /// Seals everything under the vault's newest key.
+    ///
+    /// # Errors
+    /// The writer has ended.
+    pub async fn reseal(&self) -> io::Result<()> {
+        self.call(vec![Write::Reseal]).await
+    }
+
+    /// Index of the last entry that the log does not hold any more, `None` if it holds all.
+    pub fn purged(&self) -> Option<u64> {
+        self.memory.lock().purged.map(|purged| purged.index)
     }
 
     /// Why the disk refuses writes, `None` while all is well; ends with the writer.
@@ -265,5 +352,7 @@ fn stopped() -> io::Error {
     io::Error::other("the log's writer has stopped")
 }
 
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod tests;

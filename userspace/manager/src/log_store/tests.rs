@@ -16,14 +16,28 @@ use crate::types::Proposal;
 
 struct Builder;
 
+fn owner() -> Identity {
+    Identity { node_id: "n1".into(), raft_id: 1 }
+}
+
+/// A new log and its vault.
+fn new(folder: &TempDir) -> (PathBuf, Vault) {
+    let path = folder.path().join("log");
+    let vault = Vault::create(folder.path(), None).unwrap();
+    let beginning = Beginning { owner: owner(), purged: None, vote: None };
+    LogStore::create(&path, &vault, &beginning).unwrap();
+    (path, vault)
+}
+
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(
         &self,
     ) -> Result<(TempDir, LogStore, StateMachine), openraft::StorageError<TypeConfig>> {
         let folder = tempfile::tempdir().unwrap();
-        let log = LogStore::open(&folder.path().join("log")).unwrap();
+        let (path, vault) = new(&folder);
+        let log = LogStore::open(&path, &vault, &owner()).unwrap();
         let view = Arc::new(View::default());
-        let machine = StateMachine::open(folder.path().into(), view).unwrap();
+        let machine = StateMachine::open(folder.path().into(), vault, view).unwrap();
         Ok((folder, log, machine))
     }
 }
@@ -51,17 +65,18 @@ async fn close(log: LogStore) {
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let (path, vault) = new(&folder);
     let vote = Vote::new(3, 2);
-    let mut log = LogStore::open(&path).unwrap();
+    let mut log = LogStore::open(&path, &vault, &owner()).unwrap();
     log.save_vote(&vote).await.unwrap();
     log.blocking_append((1..=9).map(blank)).await.unwrap();
     log.truncate_after(Some(log_id(7))).await.unwrap();
     log.purge(log_id(2)).await.unwrap();
     log.save_committed(Some(log_id(6))).await.unwrap();
+    log.reseal().await.unwrap();
     close(log).await;
 
-    let mut log = LogStore::open(&path).unwrap();
+    let mut log = LogStore::open(&path, &vault, &owner()).unwrap();
     let state = log.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, Some(log_id(2)));
     assert_eq!(state.last_log_id, Some(log_id(7)));
@@ -74,19 +89,59 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
 #[tokio::test]
 async fn a_second_process_is_kept_out() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
-    let log = LogStore::open(&path).unwrap();
-    assert!(matches!(LogStore::open(&path), Err(OpenError::Locked)));
+    let (path, vault) = new(&folder);
+    let log = LogStore::open(&path, &vault, &owner()).unwrap();
+    assert!(matches!(LogStore::open(&path, &vault, &owner()), Err(OpenError::Locked)));
     close(log).await;
-    assert!(LogStore::open(&path).is_ok());
+    assert!(LogStore::open(&path, &vault, &owner()).is_ok());
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_log_is_named_damaged() {
+async fn the_file_shows_nothing_and_follows_to_a_new_key() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let (path, vault) = new(&folder);
+    let mut log = LogStore::open(&path, &vault, &owner()).unwrap();
+    let service = Service { id: "readable".repeat(20), ..Service::default() };
+    let batch = Batch { changes: vec![service.put()], now_ns: 7 };
+    let payload = EntryPayload::Normal(Proposal(batch));
+    let entry = Entry { payload, ..blank(1) };
+    log.blocking_append([entry.clone()]).await.unwrap();
+    log.save_vote(&Vote::new(3, 2)).await.unwrap();
+    let file = std::fs::read(&path).unwrap();
+    assert!(!file.windows(8).any(|window| window == b"readable"), "it is sealed");
+
+    vault.relock(None, 1).unwrap();
+    log.reseal().await.unwrap();
+    vault.retire(vault.newest().0).unwrap();
+    close(log).await;
+    let mut log = LogStore::open(&path, &vault, &owner()).unwrap();
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), [entry]);
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new(3, 2)));
+}
+
+#[tokio::test]
+async fn a_missing_foreign_or_newer_log_and_a_file_that_is_none_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, vault) = new(&folder);
+    let text = |vault: &Vault, owner: &Identity| {
+        LogStore::open(&path, vault, owner).err().unwrap().to_string()
+    };
+    let another = Identity { node_id: "n2".into(), raft_id: 7 };
+    assert_eq!(text(&vault, &another), "the log of node n1 as manager 1");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = Vault::create(elsewhere.path(), None).unwrap();
+    assert_eq!(text(&other, &owner()), "sealed data is damaged or not of this manager");
+
+    let database = Database::open(&path).unwrap();
+    writer::set_format(&database, 9).unwrap();
+    drop(database);
+    assert_eq!(text(&vault, &owner()), "of version 9, this release reads 1");
+
     std::fs::write(&path, [7; 8192]).unwrap();
-    assert!(matches!(LogStore::open(&path), Err(OpenError::Damaged(_))));
+    assert!(matches!(LogStore::open(&path, &vault, &owner()), Err(OpenError::Damaged(_))));
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(LogStore::open(&path, &vault, &owner()), Err(OpenError::Missing)));
+    assert!(!path.exists(), "it is not made anew");
 }
 
 /// A disk that is full while the flag is up.
@@ -127,7 +182,7 @@ impl StorageBackend for Disk {
 #[tokio::test]
 async fn a_full_disk_delays_writes_and_loses_none() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("log");
+    let (path, vault) = new(&folder);
     let full = Arc::new(AtomicBool::new(false));
     let (disk_path, disk_full) = (path.clone(), full.clone());
     let opener = move || {
@@ -137,7 +192,7 @@ async fn a_full_disk_delays_writes_and_loses_none() {
         let disk = Disk { file, full: disk_full.clone() };
         Ok(Database::builder().create_with_backend(disk)?)
     };
-    let mut log = LogStore::open_with(Box::new(opener)).unwrap();
+    let mut log = LogStore::open_with(Box::new(opener), &vault, &owner()).unwrap();
     log.blocking_append((1..=3).map(blank)).await.unwrap();
 
     full.store(true, Ordering::SeqCst);
@@ -151,7 +206,7 @@ async fn a_full_disk_delays_writes_and_loses_none() {
     write.await.unwrap().unwrap();
     assert_eq!(*log.trouble().borrow(), None);
     close(log).await;
-    let mut log = LogStore::open(&path).unwrap();
+    let mut log = LogStore::open(&path, &vault, &owner()).unwrap();
     let entries = log.try_get_log_entries(..).await.unwrap();
     assert_eq!(entries, (1..=6).map(blank).collect::<Vec<_>>());
 }
@@ -159,7 +214,8 @@ async fn a_full_disk_delays_writes_and_loses_none() {
 #[tokio::test]
 async fn a_follower_gets_no_more_at_once_than_fits_in_a_message() {
     let folder = tempfile::tempdir().unwrap();
-    let mut log = LogStore::open(&folder.path().join("log")).unwrap();
+    let (path, vault) = new(&folder);
+    let mut log = LogStore::open(&path, &vault, &owner()).unwrap();
     let entry = |index, bytes| {
         let service = Service { id: "s".repeat(bytes), ..Service::default() };
         let batch = Batch { changes: vec![service.put()], now_ns: 7 };

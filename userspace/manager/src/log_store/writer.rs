@@ -8,13 +8,20 @@ use std::thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
+};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use super::{COMMITTED, Command, Memory, OpenError, Opener, PURGED, VOTE, Waiter, Write, stopped};
+use super::{
+    Beginning, COMMITTED, Command, FORMAT, Memory, OWNER, OpenError, Opener, PURGED, VERSION, VOTE,
+    Waiter, Write, stopped,
+};
+use crate::identity::Identity;
 use crate::types::{Entry, LogId, decode, encode};
+use crate::vault::Vault;
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -30,6 +37,7 @@ pub(super) struct Writer {
     /// `None` after a failure: redb wants the file opened anew, which undoes a half-made commit.
     database: Option<Database>,
     memory: Arc<Mutex<Memory>>,
+    vault: Vault,
     trouble: watch::Sender<Option<String>>,
 }
 
@@ -38,9 +46,10 @@ impl Writer {
         opener: Opener,
         database: Database,
         memory: Arc<Mutex<Memory>>,
+        vault: Vault,
         trouble: watch::Sender<Option<String>>,
     ) -> Self {
-        Self { opener, database: Some(database), memory, trouble }
+        Self { opener, database: Some(database), memory, vault, trouble }
     }
 
     /// Until the last [`LogStore`](super::LogStore) is dropped.
@@ -100,63 +109,171 @@ impl Writer {
             Some(database) => database,
             closed => closed.insert((self.opener)()?),
         };
-        let mut transaction = database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        {
-            let mut log = transaction.open_table(LOG)?;
-            let mut meta = transaction.open_table(META)?;
-            let committed = self.memory.lock().committed;
-            if let Some(committed) = committed
-                && let Ok(bytes) = encode(&committed)
-            {
-                meta.insert(COMMITTED, bytes.as_slice())?;
-            }
-            for write in writes {
-                match write {
-                    Write::Entries(entries) => {
-                        for (index, bytes) in entries {
-                            log.insert(index, bytes.as_slice())?;
-                        }
+        let committed = self.memory.lock().committed;
+        commit(database, &self.vault, committed, writes)
+    }
+}
+
+/// Stores a group in one transaction and flushes it. What is sealed is sealed here, in the order in
+/// which it is written: after [`Write::Reseal`] nothing comes under an older key.
+pub(super) fn commit(
+    database: &Database,
+    vault: &Vault,
+    committed: Option<LogId>,
+    writes: &[Write],
+) -> Result<(), redb::Error> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    {
+        let mut log = transaction.open_table(LOG)?;
+        let mut meta = transaction.open_table(META)?;
+        let committed = committed.and_then(|committed| encode(&committed).ok());
+        if let Some(bytes) = committed {
+            meta.insert(COMMITTED, vault.seal(&field(COMMITTED), &bytes).as_slice())?;
+        }
+        for write in writes {
+            match write {
+                Write::Entries(entries) => {
+                    for (index, bytes) in entries {
+                        log.insert(index, vault.seal(&place(*index), bytes).as_slice())?;
                     }
-                    Write::Meta(key, bytes) => {
-                        meta.insert(key, bytes.as_slice())?;
-                    }
-                    Write::Truncate(first) => log.retain_in::<u64, _>(first.., |_, _| false)?,
-                    Write::Purge(last) => log.retain_in::<u64, _>(..=last, |_, _| false)?,
+                }
+                Write::Meta(key, bytes) => {
+                    meta.insert(*key, vault.seal(&field(key), bytes).as_slice())?;
+                }
+                Write::Truncate(first) => log.retain_in::<u64, _>(first.., |_, _| false)?,
+                Write::Purge(last) => log.retain_in::<u64, _>(..=last, |_, _| false)?,
+                Write::Reseal => reseal(vault, &mut log, &mut meta)?,
+                Write::Restart(beginning) => {
+                    log.retain(|_, _| false)?;
+                    meta.retain(|_, _| false)?;
+                    begin(vault, &mut meta, beginning)?;
                 }
             }
         }
-        transaction.commit()?;
-        Ok(())
     }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn begin(
+    vault: &Vault,
+    meta: &mut Table<'_, &'static str, &'static [u8]>,
+    beginning: &Beginning,
+) -> Result<(), redb::Error> {
+    let Beginning { owner, purged, vote } = beginning;
+    let owner = (owner.node_id.as_str(), owner.raft_id);
+    let fields = [
+        (OWNER, Some(encode(&owner))),
+        (PURGED, purged.as_ref().map(encode)),
+        (VOTE, vote.as_ref().map(encode)),
+    ];
+    for (key, bytes) in fields {
+        if let Some(bytes) = bytes {
+            meta.insert(key, vault.seal(&field(key), &bytes?).as_slice())?;
+        }
+    }
+    meta.insert(FORMAT, VERSION.to_le_bytes().as_slice())?;
+    Ok(())
+}
+
+fn reseal(
+    vault: &Vault,
+    log: &mut Table<'_, u64, &'static [u8]>,
+    meta: &mut Table<'_, &'static str, &'static [u8]>,
+) -> Result<(), redb::Error> {
+    let mut entries = Vec::new();
+    for row in log.iter()? {
+        let (index, sealed) = row?;
+        entries.push((index.value(), again(vault, &place(index.value()), sealed.value())?));
+    }
+    for (index, sealed) in entries {
+        log.insert(index, sealed.as_slice())?;
+    }
+    for key in [OWNER, VOTE, PURGED, COMMITTED] {
+        let sealed = meta.get(key)?.map(|sealed| again(vault, &field(key), sealed.value()));
+        if let Some(sealed) = sealed {
+            meta.insert(key, sealed?.as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn again(vault: &Vault, context: &str, sealed: &[u8]) -> io::Result<Vec<u8>> {
+    let plain = vault.unseal(context, sealed).map_err(io::Error::other)?;
+    Ok(vault.seal(context, &plain))
+}
+
+/// The place of an entry, as it is sealed for.
+fn place(index: u64) -> String {
+    format!("log/{index}")
+}
+
+/// The place of anything else.
+fn field(key: &str) -> String {
+    format!("meta/{key}")
 }
 
 /// Reads everything into memory.
-pub(super) fn load(database: &Database) -> Result<Memory, OpenError> {
-    let (rows, fields) = read(database)?;
-    let [vote, purged, committed] = fields;
+pub(super) fn load(
+    database: &Database,
+    vault: &Vault,
+    owner: &Identity,
+) -> Result<Memory, OpenError> {
+    let stored = read(database)?;
+    match stored.format.as_deref().map(<[u8; 4]>::try_from) {
+        Some(Ok(version)) if u32::from_le_bytes(version) == VERSION => {}
+        Some(Ok(version)) => return Err(OpenError::Version(u32::from_le_bytes(version))),
+        Some(Err(_)) | None => return Err(OpenError::Damaged("not a manager's log".into())),
+    }
+    let unsealed = |context: &str, bytes: &[u8]| {
+        vault.unseal(context, bytes).map_err(|e| OpenError::Damaged(e.to_string()))
+    };
+    let [whose, vote, purged, committed] = stored.fields;
+    let whose: (String, u64) = decode_some(OWNER, whose, unsealed)?.ok_or_else(no_owner)?;
+    if whose != (owner.node_id.clone(), owner.raft_id) {
+        let (node_id, raft_id) = whose;
+        return Err(OpenError::Damaged(format!("the log of node {node_id} as manager {raft_id}")));
+    }
     let mut entries: BTreeMap<u64, Entry> = BTreeMap::new();
-    for (index, bytes) in rows {
+    for (index, sealed) in stored.rows {
+        let bytes = unsealed(&place(index), &sealed)?;
         entries.insert(index, decode(&bytes).map_err(damaged)?);
     }
     // A leader may know an index as committed before its own entry was flushed.
-    let committed = decode_some(committed)?.filter(|committed: &LogId| {
+    let committed = decode_some(COMMITTED, committed, unsealed)?.filter(|committed: &LogId| {
         entries.get(&committed.index).is_some_and(|entry| entry.log_id == *committed)
     });
-    Ok(Memory { entries, vote: decode_some(vote)?, purged: decode_some(purged)?, committed })
+    let vote = decode_some(VOTE, vote, unsealed)?;
+    let purged = decode_some(PURGED, purged, unsealed)?;
+    Ok(Memory { entries, vote, purged, committed })
 }
 
-/// The encoded entries, and vote, purged and committed.
-type Stored = (Vec<(u64, Vec<u8>)>, [Option<Vec<u8>>; 3]);
+/// Makes the log one of another release.
+#[cfg(test)]
+pub(super) fn set_format(database: &Database, version: u32) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(META)?.insert(FORMAT, version.to_le_bytes().as_slice())?;
+    Ok(transaction.commit()?)
+}
+
+/// What is in the file, still sealed.
+struct Stored {
+    rows: Vec<(u64, Vec<u8>)>,
+    format: Option<Vec<u8>>,
+    /// Owner, vote, purged and committed.
+    fields: [Option<Vec<u8>>; 4],
+}
 
 fn read(database: &Database) -> Result<Stored, redb::Error> {
-    let transaction = database.begin_write()?;
-    // Creates the tables of a new file, so that readers need not tell "none" from "missing".
-    transaction.open_table(LOG)?;
-    transaction.open_table(META)?;
-    transaction.commit()?;
     let transaction = database.begin_read()?;
-    let (log, meta) = (transaction.open_table(LOG)?, transaction.open_table(META)?);
+    let (log, meta) = match (transaction.open_table(LOG), transaction.open_table(META)) {
+        (Ok(log), Ok(meta)) => (log, meta),
+        (Err(TableError::TableDoesNotExist(_)), _) | (_, Err(TableError::TableDoesNotExist(_))) => {
+            return Ok(Stored { rows: Vec::new(), format: None, fields: [const { None }; 4] });
+        }
+        (Err(failure), _) | (_, Err(failure)) => return Err(failure.into()),
+    };
     let field = |key| -> Result<Option<Vec<u8>>, redb::Error> {
         Ok(meta.get(key)?.map(|value| value.value().to_vec()))
     };
@@ -165,11 +282,22 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
         let (index, bytes) = row?;
         rows.push((index.value(), bytes.value().to_vec()));
     }
-    Ok((rows, [field(VOTE)?, field(PURGED)?, field(COMMITTED)?]))
+    let fields = [field(OWNER)?, field(VOTE)?, field(PURGED)?, field(COMMITTED)?];
+    Ok(Stored { rows, format: field(FORMAT)?, fields })
 }
 
-fn decode_some<T: DeserializeOwned>(bytes: Option<Vec<u8>>) -> Result<Option<T>, OpenError> {
-    bytes.map(|bytes| decode(&bytes)).transpose().map_err(damaged)
+fn decode_some<T: DeserializeOwned, P: AsRef<[u8]>>(
+    key: &str,
+    sealed: Option<Vec<u8>>,
+    unsealed: impl Fn(&str, &[u8]) -> Result<P, OpenError>,
+) -> Result<Option<T>, OpenError> {
+    let Some(sealed) = sealed else { return Ok(None) };
+    let bytes = unsealed(&field(key), &sealed)?;
+    decode(bytes.as_ref()).map(Some).map_err(damaged)
+}
+
+fn no_owner() -> OpenError {
+    OpenError::Damaged("it does not say whose log it is".into())
 }
 
 fn damaged(reason: io::Error) -> OpenError {

@@ -114,16 +114,17 @@ async fn a_cluster_that_cannot_be_founded_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let state_dir = folder.path().join("manager");
     let config = Config::new(&state_dir, "n1", "127.0.0.1:1");
-    let wrong = Config { ingress_subnet: "10.0.0.0/31".into(), ..config.clone() };
     let node = shoal_api::JoinRequest {
         node_id: "n1".into(),
         addr: "127.0.0.1:1".into(),
         data_path_addr: "127.0.0.1".into(),
         ..shoal_api::JoinRequest::default()
     };
-    let refused = Manager::init(wrong, node.clone()).await.err().unwrap();
+    let wrong = shoal_api::JoinRequest { data_path_addr: "no address".into(), ..node.clone() };
+    let refused = Manager::init(config.clone(), wrong).await.err().unwrap();
     assert!(matches!(refused, ManagerError::Refused { .. }), "{refused}");
     assert!(!has_state(&state_dir));
-    assert_eq!(fs::read_dir(&state_dir).unwrap().count(), 0);
+    let left: Vec<_> = fs::read_dir(&state_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["vault"], "the vault was there before");
     Manager::init(config, node).await.unwrap().shutdown().await;
 }
