@@ -129,6 +129,20 @@ impl Founding {
         UnlockKey::parse(&self.cluster.unlock_key).ok()
     }
 
+    /// For the leader's first write.
+    pub(crate) fn into_control(self) -> shoal_control::Founding {
+        let Self { node, cluster } = self;
+        shoal_control::Founding {
+            node,
+            cluster_id: cluster.id,
+            root_ca: cluster.root_ca.unwrap_or_default(),
+            unlock_key: cluster.unlock_key,
+            spec: cluster.spec,
+            address_pools: cluster.address_pools,
+            subnet_size: cluster.subnet_size,
+        }
+    }
+
     /// Its bytes on the disk; secret.
     pub(crate) fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut bytes = Zeroizing::new(self.node.encode_length_delimited_to_vec());
