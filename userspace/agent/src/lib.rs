@@ -10,6 +10,7 @@ mod backoff;
 mod disk;
 pub mod executor;
 mod kernel;
+mod leaving;
 mod listening;
 mod managers;
 mod news;
@@ -33,12 +34,18 @@ use crate::disk::TaskFiles;
 use crate::executor::Executor;
 use crate::executor::native::{Native, Options};
 pub use crate::kernel::{Counters, Kernel, KernelError};
+pub use crate::leaving::remove_tasks;
 use crate::managers::Managers;
 use crate::news::News;
 use crate::reporter::Reporter;
 use crate::session::Session;
 use crate::task::Sinks;
 use crate::worker::Worker;
+
+/// Folder in the daemon's with one folder per task.
+const TASKS: &str = "tasks";
+/// File in the daemon's folder.
+const MANAGERS: &str = "managers.json";
 
 /// What an agent needs to know.
 #[derive(Clone, Debug)]
@@ -90,8 +97,7 @@ pub struct Agent {
     standing: watch::Receiver<Option<Standing>>,
     refused: watch::Receiver<Option<String>>,
     managers: watch::Receiver<Vec<String>>,
-    /// What [`remove_all`](Self::remove_all) leaves no trace of.
-    files: [PathBuf; 2],
+    state_dir: PathBuf,
 }
 
 impl Agent {
@@ -107,7 +113,7 @@ impl Agent {
         // As the kernel names it: it is looked for inside the tasks' images.
         config.state_dir = config.state_dir.canonicalize().map_err(error)?;
         let native = Native::new(Options {
-            tasks_dir: config.state_dir.join("tasks"),
+            tasks_dir: config.state_dir.join(TASKS),
             state_dir: config.state_dir.clone(),
             shim_exe: config.shim_exe.clone(),
             cgroup_root: config.cgroup_root.clone(),
@@ -131,9 +137,9 @@ impl Agent {
             move |source| StartError { path, source }
         };
         disk::make_private(&config.state_dir).map_err(error(&config.state_dir))?;
-        let tasks = config.state_dir.join("tasks");
+        let tasks = config.state_dir.join(TASKS);
         let files = TaskFiles::open(tasks.clone()).map_err(error(&tasks))?;
-        let file = config.state_dir.join("managers.json");
+        let file = config.state_dir.join(MANAGERS);
         let managers = Managers::open(file.clone(), config.managers).map_err(error(&file))?;
 
         let kernel = Kernel::start(lower, config.node_id.clone());
@@ -169,7 +175,7 @@ impl Agent {
             standing,
             refused,
             managers: known,
-            files: [tasks, file],
+            state_dir: config.state_dir,
         })
     }
 
@@ -231,18 +237,7 @@ impl Agent {
         }
         let _ = (&mut self.session).await;
         self.kernel.stop().await;
-        for path in &self.files {
-            let removed = match path.is_dir() {
-                true => std::fs::remove_dir_all(path),
-                false => std::fs::remove_file(path),
-            };
-            match removed {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(path = %path.display(), %error, "a file of the agent is left");
-                }
-                _ => {}
-            }
-        }
+        leaving::remove_files(&self.state_dir);
     }
 
     /// Ends the session and lets the data plane go once its current work is done. Tasks run on, and

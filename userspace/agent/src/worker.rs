@@ -133,7 +133,7 @@ impl Worker {
 }
 
 /// Ids are names of folders: letters and digits only.
-fn usable_id(id: &str) -> bool {
+pub(crate) fn usable_id(id: &str) -> bool {
     (1..=ID_LENGTH).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use common::lower::Event;
 use common::manager::Manager;
@@ -198,6 +199,43 @@ async fn a_task_outside_the_complete_set_is_stopped_and_leaves_nothing() {
     assert!(!alive(pid));
     assert_eq!(node.kernel.0.lock().links.len(), 0);
     assert!(node.task_cgroup("t1").is_none_or(|cgroup| !cgroup.exists()));
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_stops_its_tasks_with_their_grace_and_leaves_nothing() {
+    need_root!();
+    for agent_runs in [true, false] {
+        let (node, manager) = (Node::new(), Manager::start().await);
+        let agent = node.agent(&[&manager.addr]);
+        let mut pids = Vec::new();
+        for (id, text) in [("t1", PATIENT), ("t2", STUBBORN), ("t3", PATIENT)] {
+            manager.put(script(id, text));
+            pids.push(manager.reached(id, TaskState::Running).await.pid);
+        }
+        eventually("they are up", || {
+            ["t1", "t2", "t3"].iter().all(|id| node.output(id).contains("up")).then_some(())
+        })
+        .await;
+        let state = node.dir.path().join("state");
+        let began = Instant::now();
+        if agent_runs {
+            agent.remove_all().await;
+        } else {
+            agent.shutdown().await;
+            // Of one task the files were lost.
+            fs::remove_file(state.join("tasks/t3/task.pb")).unwrap();
+            shoal_agent::remove_tasks(&state, node.cgroup.clone()).await.unwrap();
+        }
+        // The stubborn one was given its grace period.
+        assert!(began.elapsed() >= Duration::from_millis(300));
+        assert!(!pids.iter().any(|pid| alive(*pid)), "{pids:?}");
+        assert_eq!(state.read_dir().unwrap().count(), 0);
+        for id in ["t1", "t2", "t3"] {
+            assert!(node.task_cgroup(id).is_none_or(|cgroup| !cgroup.exists()));
+        }
+        // Again, with nothing there.
+        shoal_agent::remove_tasks(&state, node.cgroup.clone()).await.unwrap();
+    }
 }
 
 #[tokio::test]
