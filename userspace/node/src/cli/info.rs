@@ -51,6 +51,12 @@ impl View {
         self.info.state() == LocalState::Active && self.info.role() == NodeRole::Manager
     }
 
+    /// This node's address without a port, as Docker shows it.
+    fn addr(&self) -> String {
+        let addr = &self.info.addr;
+        addr.parse::<std::net::SocketAddr>().map_or_else(|_| addr.clone(), |a| a.ip().to_string())
+    }
+
     fn state(&self) -> &'static str {
         match self.info.state() {
             LocalState::Inactive => "inactive",
@@ -160,7 +166,7 @@ mod tests {
             node_id: "n".into(),
             cluster_id: "c".into(),
             role: role.into(),
-            addr: "10.0.0.1".into(),
+            addr: "10.0.0.1:2377".into(),
             version: "0.1.0".into(),
             dataplane: vec!["xdp=native".into()],
             held_index: 7,

@@ -1,7 +1,7 @@
 //! Keys that people type or keep: read without echo, shown once.
 
-use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::{BufRead, IsTerminal as _, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use anyhow::Context as _;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
@@ -41,11 +41,15 @@ pub fn read(prompt: &str) -> anyhow::Result<String> {
     }
     eprint!("{prompt}");
     std::io::stderr().flush().context("cannot write the prompt")?;
-    let silent = Silent::new()?;
-    let line = typed(stdin.lock().bytes());
-    drop(silent);
+    let line = silently(stdin.as_fd(), stdin.lock());
     eprintln!();
-    Ok(line.context("cannot read the key")?.context("no key was given")?.trim().to_owned())
+    Ok(line?.context("no key was given")?.trim().to_owned())
+}
+
+/// What was typed at a terminal, which does not show it.
+fn silently(terminal: BorrowedFd<'_>, keys: impl BufRead) -> anyhow::Result<Option<String>> {
+    let _silent = Silent::new(terminal)?;
+    typed(keys.bytes()).context("cannot read the key")
 }
 
 /// What was typed until the end of the line; `None` when the user interrupted.
@@ -69,28 +73,34 @@ fn typed(bytes: impl Iterator<Item = std::io::Result<u8>>) -> std::io::Result<Op
 }
 
 /// A terminal without echo for as long as this lives.
-struct Silent(Termios);
+struct Silent<'a> {
+    terminal: BorrowedFd<'a>,
+    before: Termios,
+}
 
-impl Silent {
-    fn new() -> anyhow::Result<Self> {
-        let stdin = std::io::stdin();
-        let before = tcgetattr(stdin.as_fd()).context("cannot ask the terminal")?;
+impl<'a> Silent<'a> {
+    fn new(terminal: BorrowedFd<'a>) -> anyhow::Result<Self> {
+        let before = tcgetattr(terminal).context("cannot ask the terminal")?;
         let mut silent = before.clone();
         silent.local_flags -= LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG;
-        tcsetattr(stdin.as_fd(), SetArg::TCSAFLUSH, &silent).context("cannot turn echo off")?;
-        Ok(Self(before))
+        // Waits for the prompt and keeps what was pasted before it.
+        tcsetattr(terminal, SetArg::TCSADRAIN, &silent).context("cannot turn echo off")?;
+        Ok(Self { terminal, before })
     }
 }
 
-impl Drop for Silent {
+impl Drop for Silent<'_> {
     fn drop(&mut self) {
         // A terminal that is gone needs no echo.
-        let _ = tcsetattr(std::io::stdin().as_fd(), SetArg::TCSANOW, &self.0);
+        let _ = tcsetattr(self.terminal, SetArg::TCSANOW, &self.before);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufReader;
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -105,6 +115,34 @@ mod tests {
         check(b"abc\x03\n", None);
         check(b"", Some(""));
         assert!(typed([Ok(0xff), Ok(b'\n')].into_iter()).is_err());
+    }
+
+    #[test]
+    fn a_terminal_shows_nothing_of_the_key_and_echoes_again_afterwards() {
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let (mut master, slave) = (std::fs::File::from(pair.master), pair.slave);
+        let flags = || tcgetattr(&slave).unwrap().local_flags;
+        let before = flags();
+        assert!(before.contains(LocalFlags::ECHO | LocalFlags::ICANON));
+        let keys = std::fs::File::from(slave.try_clone().unwrap());
+        let line = std::thread::scope(|scope| {
+            let read = scope.spawn(|| silently(slave.as_fd(), BufReader::new(keys)));
+            // Typed once the terminal is silent, or it would have been shown before.
+            let started = Instant::now();
+            while flags().contains(LocalFlags::ECHO) {
+                assert!(started.elapsed() < Duration::from_secs(5), "it never went silent");
+                std::thread::yield_now();
+            }
+            master.write_all(b"SWMKEY-1-secret\r").unwrap();
+            read.join().unwrap().unwrap()
+        });
+        assert_eq!(line.as_deref(), Some("SWMKEY-1-secret"));
+        assert_eq!(flags(), before);
+        // What the terminal would show: only what is written to it now.
+        std::fs::File::from(slave.try_clone().unwrap()).write_all(b"after\n").unwrap();
+        let mut shown = [0; 64];
+        let length = master.read(&mut shown).unwrap();
+        assert_eq!(&shown[..length], b"after\r\n");
     }
 
     #[test]

@@ -92,7 +92,7 @@ fn swarm(view: &View) -> Value {
         managers.iter().map(|(id, addr)| json!({ "NodeID": id, "Addr": addr })).collect();
     let mut swarm = json!({
         "NodeID": info.node_id,
-        "NodeAddr": info.addr,
+        "NodeAddr": view.addr(),
         "LocalNodeState": view.state(),
         "ControlAvailable": view.is_manager(),
         "Error": view.error,

@@ -21,18 +21,21 @@ fn write(out: &mut String, view: &View) -> std::fmt::Result {
     }
     writeln!(out, "Version: {}", info.version)?;
     writeln!(out, "Swarm: {}", view.state())?;
-    if !matches!(info.state(), LocalState::Inactive | LocalState::Locked) {
+    let is_member = !matches!(info.state(), LocalState::Inactive | LocalState::Locked);
+    if is_member {
         writeln!(out, " NodeID: {}", info.node_id)?;
-        if !view.error.is_empty() {
-            writeln!(out, " Error: {}", view.error)?;
-        }
+    }
+    if !view.error.is_empty() {
+        writeln!(out, " Error: {}", view.error)?;
+    }
+    if is_member {
         writeln!(out, " Is Manager: {}", view.is_manager())?;
         if let Some((cluster, nodes)) = &view.cluster {
             write_cluster(out, cluster, nodes, &info.node_id)?;
         } else if !info.cluster_id.is_empty() {
             writeln!(out, " ClusterID: {}", info.cluster_id)?;
         }
-        writeln!(out, " Node Address: {}", info.addr)?;
+        writeln!(out, " Node Address: {}", view.addr())?;
         let managers = view.managers();
         if !managers.is_empty() {
             writeln!(out, " Manager Addresses:")?;
@@ -180,6 +183,8 @@ Swarm: active
         let mut view = View { info, ..View::default() };
         assert_eq!(text(&view), "Version: 0.1.0\nSwarm: inactive\n");
         view.info.set_state(LocalState::Locked);
-        assert_eq!(text(&view), "Version: 0.1.0\nSwarm: locked\n");
+        view.error = "it needs to be unlocked".into();
+        let expected = "Version: 0.1.0\nSwarm: locked\n Error: it needs to be unlocked\n";
+        assert_eq!(text(&view), expected);
     }
 }
