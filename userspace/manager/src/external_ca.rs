@@ -180,13 +180,15 @@ async fn ask(
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
         Ok((status, body.map_err(|error| broken(error.to_string()))?.to_bytes()))
     };
-    // The connection does the work while the exchange waits, and ends with it.
+    // The connection does the work while the exchange waits; it may end before what it brought is
+    // looked at.
+    tokio::pin!(exchange);
     let (status, body) = tokio::select! {
-        done = exchange => done?,
-        ended = connection => {
-            let cause = ended.err().map_or_else(|| "it hung up".to_owned(), |e| e.to_string());
-            return Err(broken(cause));
-        }
+        done = &mut exchange => done?,
+        ended = connection => match ended {
+            Ok(()) => exchange.await?,
+            Err(error) => return Err(broken(error.to_string())),
+        },
     };
     read(signer, status, &body)
 }

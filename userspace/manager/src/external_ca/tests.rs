@@ -65,8 +65,10 @@ impl Cluster {
     }
 }
 
-/// A server that answers every request with the same bytes, and asks for a manager's certificate.
-async fn serves(cluster: &Cluster, answer: Vec<u8>) -> String {
+/// A server that answers every request with the same bytes, or never, and asks for a certificate of
+/// the cluster.
+async fn serves(cluster: &Cluster, answer: impl Into<Option<Vec<u8>>>) -> String {
+    let answer = answer.into();
     let (chain, key) = cluster.server("localhost");
     let mut roots = rustls::RootCertStore::empty();
     let ders = |text: &str| {
@@ -86,13 +88,19 @@ async fn serves(cluster: &Cluster, answer: Vec<u8>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
+        let mut waiting = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut asked = Vec::new();
             // The body ends as its JSON does.
             while !asked.ends_with(b"}]}}") && stream.read_buf(&mut asked).await.unwrap_or(0) > 0 {}
-            let _ = stream.write_all(&answer).await;
-            let _ = stream.shutdown().await;
+            match &answer {
+                Some(answer) => {
+                    let _ = stream.write_all(answer).await;
+                    let _ = stream.shutdown().await;
+                }
+                None => waiting.push(stream),
+            }
         }
     });
     format!("https://localhost:{port}/api/v1/cfssl/sign")
@@ -178,22 +186,22 @@ async fn a_signer_that_is_not_there_or_not_trusted_is_named() {
     assert!(matches!(foreign, Err(ExternalCaError::Unreachable { .. })), "{foreign:?}");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_silent_signer_is_given_up_and_the_next_one_is_asked() {
     let cluster = Cluster::new();
     let (_, csr, identity) = node(4, NodeRole::Worker);
-    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let silent = format!("https://{}/", silent.local_addr().unwrap());
+    let silent = serves(&cluster, None).await;
     let chain = cluster.root.issue(&csr, &identity, now(), DAY, [3; 16], "");
     let good = serves(&cluster, signed(&chain)).await;
-    let signer = |url: &String| ExternalCa { url: url.clone(), cacert_pem: String::new() };
-    let (silent, good) = (signer(&silent), signer(&good));
-    let ask =
-        |signers| sign(signers, &cluster.credentials, &cluster.root_ca, &csr, &identity, now());
-    let lone = ask(std::slice::from_ref(&silent)).await.unwrap_err().to_string();
-    assert!(lone.contains("did not answer within 5 s") || lone.contains("cannot be"), "{lone}");
-    tokio::time::resume();
-    let issued = ask(&[silent, good]).await.unwrap();
+    let signers = [&silent, &good].map(|url| ExternalCa { url: url.clone(), ..Default::default() });
+    let ask = |signers| {
+        let Cluster { credentials, root_ca, .. } = &cluster;
+        sign(signers, credentials, root_ca, &csr, &identity, now())
+    };
+    let (lone, issued) = tokio::join!(ask(&signers[..1]), ask(&signers));
+    let lone = lone.unwrap_err().to_string();
+    assert!(lone.ends_with("did not answer within 5 s"), "{lone}");
+    let issued = issued.unwrap();
     assert_eq!(Certificate::from_pem(&issued.chain_pem).unwrap().identity, identity);
     assert!(matches!(ask(&[]).await, Err(ExternalCaError::None)));
 }
@@ -278,4 +286,12 @@ async fn a_real_cfssl_signs_for_a_manager_and_for_nobody_else() {
     assert_eq!(certificate.identity, identity);
     let left = certificate.not_after.since(now());
     assert!(DAY < left && left <= 2 * DAY, "its own policy says how long: {left:?}");
+
+    // It knows us by our certificate: another node's gets nothing.
+    let (key, csr, identity) = node(6, NodeRole::Worker);
+    let chain = cluster.root.issue(&csr, &identity, now(), DAY, [6; 16], "");
+    let credentials = Credentials::new(&chain, &key, &cluster.root.cert_pem()).unwrap();
+    let other = Cluster { credentials, ..cluster };
+    let error = other.sign(&url).await.unwrap_err().to_string();
+    assert!(error.contains("(HTTP status 403)"), "{error}");
 }
