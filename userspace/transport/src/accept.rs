@@ -33,6 +33,8 @@ const HANDSHAKES: Limits =
 /// A stranger's call waits for one commit, at most the write time-out of the managers; its
 /// connection ends after this.
 const STRANGER: Duration = Duration::from_secs(60);
+/// What a stranger may send in that time: a request to join is a few kilobytes.
+const STRANGER_BYTES: usize = 256 << 10;
 /// Connections of strangers: machines that join at once.
 const STRANGERS: Limits = Limits { places: 256, per_source: 64, grace: Duration::from_secs(10) };
 /// After an error of `accept`, such as too many open files: time for something to be closed.
@@ -198,6 +200,7 @@ async fn welcome(
         None => Some(Stay {
             place: strangers.room.enter(addr.ip(), Instant::now()).ok()?,
             ended: false,
+            bytes: STRANGER_BYTES,
             over: Box::pin(sleep(strangers.stay)),
         }),
     };
@@ -227,8 +230,10 @@ pub struct Incoming {
 #[derive(Debug)]
 struct Stay {
     place: Place,
-    /// Had to leave for another.
+    /// Had to leave for another, or said too much.
     ended: bool,
+    /// What it may still send.
+    bytes: usize,
     over: Pin<Box<Sleep>>,
 }
 
@@ -262,12 +267,24 @@ impl AsyncRead for Incoming {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(stay) = &mut self.stay
-            && stay.poll_over(cx).is_ready()
-        {
+        let this = &mut *self;
+        let Some(stay) = &mut this.stay else {
+            return Pin::new(&mut this.tls).poll_read(cx, buf);
+        };
+        if stay.poll_over(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.tls).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.tls).poll_read(cx, buf);
+        match stay.bytes.checked_sub(buf.filled().len() - before) {
+            Some(left) => stay.bytes = left,
+            None => {
+                stay.ended = true;
+                buf.set_filled(before);
+                return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+            }
+        }
+        read
     }
 }
 
@@ -364,5 +381,31 @@ mod tests {
         assert!(said.starts_with(b"PRI * HTTP/2.0"));
         let listening = timeout(port.strangers.stay * 2, member.read_to_end(&mut said));
         assert!(listening.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stranger_that_says_too_much_is_not_heard_to_the_end() {
+        let (credentials, token) = manager();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut port = accept(listener, &credentials);
+        let tcp = TcpStream::connect(port.local_addr().unwrap()).await.unwrap();
+        let config = crate::verify::client()
+            .with_custom_certificate_verifier(Arc::new(crate::verify::Pinned::new(
+                token.root_digest,
+            )))
+            .with_no_client_auth();
+        let name = rustls::pki_types::ServerName::try_from(shoal_identity::MANAGER).unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let (tls, stranger) = tokio::join!(connector.connect(name, tcp), port.next());
+        let (mut tls, mut stranger) = (tls.unwrap(), stranger.unwrap().unwrap());
+        let talk = tokio::spawn(async move { tls.write_all(&vec![0; 2 * STRANGER_BYTES]).await });
+        let mut said = Vec::new();
+        let ended = stranger.read_to_end(&mut said).await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::QuotaExceeded);
+        assert!(said.len() <= STRANGER_BYTES, "{}", said.len());
+        assert!(stranger.read(&mut [0; 1]).await.is_err());
+        drop(stranger);
+        // It ran into a closed connection, or had all in the system's buffers.
+        let _ = talk.await.unwrap();
     }
 }
