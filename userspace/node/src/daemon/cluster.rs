@@ -2,31 +2,39 @@
 //!
 //! A member has a data plane, an agent and, where it is a manager, a manager with its port. They
 //! start in the order data plane, manager, port, agent, and only after all that can be wrong with
-//! the machine was tried; a failed `init` or `join` takes back what it made.
+//! the machine was tried; a failed `init` or `join` takes back what it made. Each way in, out and
+//! between roles has a file of its own; whoever changes the membership holds `changing`.
 
+mod addresses;
+mod backups;
+mod founding;
+mod joining;
+mod keeper;
+mod leaving;
 mod member;
+mod roles;
+mod unlocking;
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use shoal_agent::{Agent, Kernel};
 use shoal_api::NodeRole;
-use shoal_manager::Manager;
-use tokio::sync::mpsc;
+use shoal_manager::{Manager, Vault};
+use shoal_transport::Credentials;
+use tokio::sync::{MutexGuard, mpsc};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
+pub use addresses::{Wishes, availability};
+
+use super::certificates::Certificates;
 use super::gate::{Behind, Gate};
-use super::host;
 use super::state::{Phase, Record, Role, StateDir};
-use crate::config::{Advertise, Config};
+use crate::config::Config;
 use crate::sentence::sentence;
 
-/// How long `shoal join` tries to reach a manager that may be starting too.
-const REACH: Duration = Duration::from_secs(10);
-/// How long `shoal join` waits to be let in; Docker's (swarm.md CL3).
-const JOIN: Duration = Duration::from_secs(20);
 /// This node's membership; clones are the same one.
 #[derive(Clone)]
 pub struct Cluster(Arc<Inner>);
@@ -34,30 +42,52 @@ pub struct Cluster(Arc<Inner>);
 struct Inner {
     config: Config,
     state: StateDir,
+    certificates: Certificates,
+    /// Tells this start of the daemon from others on copies of the same state (swarm.md N8).
+    instance: String,
     gate: Gate,
     /// Held by whoever changes the membership.
     changing: tokio::sync::Mutex<()>,
     /// What `shoal info` sees. Never held over an await.
     seen: Mutex<Seen>,
     running: tokio::sync::Mutex<Running>,
+    /// The keys of a restored state that no manager runs on yet.
+    restored: tokio::sync::Mutex<Option<Vault>>,
     /// Why the daemon cannot go on.
     fatal: mpsc::Sender<String>,
 }
 
+/// A membership as others see it.
 #[derive(Clone, Default)]
-struct Seen {
-    record: Option<Record>,
-    kernel: Option<Kernel>,
+pub struct Seen {
+    /// `None` outside of any cluster.
+    pub record: Option<Record>,
+    /// The data plane's figures.
+    pub kernel: Option<Kernel>,
+    /// What this node shows to others.
+    pub credentials: Option<Credentials>,
+    /// A manager that waits for its unlock key.
+    pub locked: bool,
+    /// Why a member cannot go on as it should.
+    pub trouble: Option<String>,
 }
 
 /// What runs; all of it ends with the daemon.
 #[derive(Default)]
 struct Running {
-    manager: Option<Arc<Manager>>,
+    manager: Option<Serving>,
     agent: Option<Agent>,
+    /// Keep the certificate and the role, or go on joining.
+    watchers: Vec<JoinHandle<()>>,
+}
+
+/// A manager and what stands around it.
+struct Serving {
+    manager: Arc<Manager>,
+    vault: Vault,
     /// Answers managers and agents.
-    port: Option<JoinHandle<()>>,
-    /// Watch the manager, or go on joining.
+    port: JoinHandle<()>,
+    /// Tells when it cannot go on; opens the gate when it was let in.
     watchers: Vec<JoinHandle<()>>,
 }
 
@@ -69,17 +99,28 @@ pub fn role(role: Role) -> NodeRole {
     }
 }
 
+/// The wire's role in ours.
+fn own_role(role: NodeRole) -> Role {
+    match role {
+        NodeRole::Worker => Role::Worker,
+        NodeRole::Manager => Role::Manager,
+    }
+}
+
 impl Cluster {
     /// A node that is in no cluster yet, and where it says why it cannot go on.
     pub fn new(config: Config, state: StateDir) -> (Self, mpsc::Receiver<String>) {
         let (fatal, fatal_reasons) = mpsc::channel(1);
         let inner = Inner {
             config,
+            certificates: Certificates::new(state.path()),
             state,
+            instance: shoal_api::id::from_bits(rand::random()),
             gate: Gate::default(),
             changing: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
             running: tokio::sync::Mutex::default(),
+            restored: tokio::sync::Mutex::default(),
             fatal,
         };
         (Self(Arc::new(inner)), fatal_reasons)
@@ -90,10 +131,24 @@ impl Cluster {
         self.0.gate.clone()
     }
 
-    /// The membership as it is now, and the data plane's figures.
-    pub fn look(&self) -> (Option<Record>, Option<Kernel>) {
-        let Seen { record, kernel } = self.seen().clone();
-        (record, kernel)
+    /// The name that this node has among the others unless they call it otherwise.
+    pub fn name(&self) -> String {
+        super::host::description(&self.0.config).hostname
+    }
+
+    /// The membership as it is now.
+    pub fn look(&self) -> Seen {
+        self.seen().clone()
+    }
+
+    /// `host:port` of the managers that this node knows.
+    pub async fn managers(&self) -> Vec<String> {
+        let running = self.0.running.lock().await;
+        let mut known = running.agent.as_ref().map(Agent::managers).unwrap_or_default();
+        if known.is_empty() {
+            known = self.seen().record.as_ref().map(Record::known).unwrap_or_default();
+        }
+        known
     }
 
     /// Goes on with what the state directory says.
@@ -101,180 +156,79 @@ impl Cluster {
     /// # Errors
     /// The state is damaged, or the machine lacks what a member needs.
     pub async fn resume(&self) -> anyhow::Result<()> {
-        let Some(record) = self.0.state.load()? else { return Ok(()) };
+        let Some(record) = self.0.state.load()? else {
+            // What a `leave` that was cut short did not get to.
+            return Ok(self.0.state.clear()?);
+        };
         info!(node.id = record.node_id, phase = ?record.phase, role = ?record.role, "goes on");
-        self.remember(&record);
-        let parts = self.parts(&record).await?;
         match record.phase {
-            Phase::Founding => self.found(record, parts).await.map(drop),
-            Phase::Active => {
-                let manager = self.enter(&record, parts).await?;
-                self.open_gate(manager.as_deref());
+            Phase::Founding => {
+                warn!("the daemon ended while it founded a cluster: nothing of that stays");
+                self.remember(&record);
+                self.take_back().await;
                 Ok(())
             }
-            Phase::Joining => {
-                self.0.gate.set(Behind::Pending);
-                let cluster = self.clone();
-                let joining = tokio::spawn(async move {
-                    let let_in = async {
-                        let record = cluster.ask(record, None).await?;
-                        cluster.let_in(record, parts).await
-                    };
-                    if let Err(error) = let_in.await {
-                        cluster.end(&error).await;
-                    }
-                });
-                self.0.running.lock().await.watchers.push(joining);
-                Ok(())
+            Phase::Restored => self.resume_restored(&record).await,
+            Phase::Joining if record.role == Role::Worker => self.go_on_joining(record, None).await,
+            Phase::Joining | Phase::Active if record.role == Role::Manager => {
+                self.resume_manager(record).await
             }
-        }
-    }
-
-    /// Founds a cluster.
-    ///
-    /// # Errors
-    /// This node is in one, or the machine lacks what a member needs; nothing is left then.
-    pub async fn init(&self, advertise: Option<Advertise>) -> anyhow::Result<Record> {
-        let _changing = self.change()?;
-        let record = self.record(Phase::Founding, Role::Manager, advertise, Vec::new())?;
-        let parts = self.fresh_parts(&record).await?;
-        self.0.state.save(&record)?;
-        match self.found(record, parts).await {
-            Ok(record) => Ok(record),
-            Err(error) => {
-                self.take_back().await;
-                Err(error)
+            Phase::Joining | Phase::Active => {
+                // A manager that was demoted when the daemon ended.
+                super::state::remove(&self.raft_dir())?;
+                self.go_on(record, None).await
             }
-        }
-    }
-
-    /// Joins the cluster of these managers.
-    ///
-    /// # Errors
-    /// This node is in one, the machine lacks what a member needs, no manager answers, or one
-    /// refuses; nothing is left then. When being let in takes too long, it goes on in the
-    /// background.
-    pub async fn join(
-        &self,
-        addrs: Vec<String>,
-        wanted: NodeRole,
-        advertise: Option<Advertise>,
-    ) -> anyhow::Result<Record> {
-        let _changing = self.change()?;
-        let wanted = match wanted {
-            NodeRole::Worker => Role::Worker,
-            NodeRole::Manager => Role::Manager,
-        };
-        let record = self.record(Phase::Joining, wanted, advertise, addrs)?;
-        let parts = self.fresh_parts(&record).await?;
-        // Before asking: a manager that says yes and a node that forgets it would be two nodes.
-        self.0.state.save(&record)?;
-        self.remember(&record);
-        self.0.gate.set(Behind::Pending);
-        let record = match self.ask(record, Some(REACH)).await {
-            Ok(record) => record,
-            Err(error) => {
-                // The data plane goes with what it attached to.
-                drop(parts);
-                self.take_back().await;
-                return Err(error);
-            }
-        };
-        match tokio::time::timeout(JOIN, self.let_in(record, parts).await?).await {
-            Ok(Ok(record)) => Ok(record),
-            _ => anyhow::bail!(
-                "Timeout was reached before node joined. The attempt to join the swarm will \
-                 continue in the background. Use the \"shoal info\" command to see the current \
-                 swarm status of your node."
-            ),
         }
     }
 
     /// Ends what runs; tasks and forwarding stay.
     pub async fn stop(&self) {
         self.0.gate.set(Behind::Pending);
-        let running = std::mem::take(&mut *self.0.running.lock().await);
-        self.seen().kernel = None;
-        if let Some(agent) = running.agent {
-            agent.shutdown().await;
-        }
-        for watcher in running.watchers {
-            // It would take the end of the manager for a failure.
+        let Running { manager, agent, watchers } =
+            std::mem::take(&mut *self.0.running.lock().await);
+        for watcher in watchers {
             watcher.abort();
             let _ = watcher.await;
         }
-        if let Some(manager) = running.manager {
-            // The port goes after it: the others answer there while leadership is handed over.
-            manager.shutdown().await;
+        self.seen().kernel = None;
+        if let Some(agent) = agent {
+            agent.shutdown().await;
         }
-        if let Some(port) = running.port {
-            port.abort();
+        if let Some(manager) = manager {
+            manager.stop().await;
         }
     }
 
-    /// Refuses a change while there is a membership or another change is under way.
-    fn change(&self) -> anyhow::Result<tokio::sync::MutexGuard<'_, ()>> {
+    /// Waits until no other change is under way and refuses a second one.
+    fn change(&self) -> anyhow::Result<MutexGuard<'_, ()>> {
         let changing = self.0.changing.try_lock();
-        let changing = changing.context("another init or join is under way on this node")?;
-        anyhow::ensure!(
-            self.seen().record.is_none(),
-            "This node is already part of a swarm. A node leaves it when its daemon is stopped and \
-             its state directory {} is removed.",
-            self.0.state.path().display()
-        );
-        Ok(changing)
-    }
-
-    /// A new membership with the addresses that this machine has.
-    fn record(
-        &self,
-        phase: Phase,
-        role: Role,
-        advertise: Option<Advertise>,
-        managers: Vec<String>,
-    ) -> anyhow::Result<Record> {
-        let config = &self.0.config;
-        let addresses = host::addresses()?;
-        let wanted = advertise.as_ref().or(config.advertise_addr.as_ref());
-        let advertised = host::advertise(wanted, config.listen_addr, &addresses)?;
-        let data_path = host::data_path(config.data_path_addr.as_ref(), advertised, &addresses)?;
-        Ok(Record {
-            phase,
-            node_id: shoal_api::id::from_bits(rand::random()),
-            role,
-            advertise_addr: advertised.to_string(),
-            data_path_addr: data_path,
-            cluster_id: String::new(),
-            raft_id: 0,
-            managers,
-        })
+        changing.context("another change of this node's membership is under way")
     }
 
     /// Undoes an init or join that failed: this node is in no cluster again.
     async fn take_back(&self) {
-        let record = self.seen().record.take();
         self.stop().await;
-        self.0.gate.set(Behind::Nothing);
-        if let Err(error) = self.0.state.forget() {
+        let seen = std::mem::take(&mut *self.seen());
+        if let Err(error) = self.0.state.clear() {
             warn!(%error, "the state of a failed start stays");
         }
-        // What the manager and the agent keep of the cluster that did not come to be.
-        let (raft, managers) = (self.raft_dir(), self.0.state.path().join("managers.json"));
-        let removed = [std::fs::remove_dir_all(raft), std::fs::remove_file(managers)];
-        for error in removed.into_iter().filter_map(Result::err) {
-            if error.kind() != std::io::ErrorKind::NotFound {
-                warn!(%error, "the state of a failed start stays");
-            }
-        }
-        if let Some(record) = record {
+        if let Some(record) = seen.record {
             self.unload(&record).await;
         }
+        self.0.gate.set(Behind::Nothing);
     }
 
     async fn unload(&self, record: &Record) {
         if let Err(error) = shoal_dataplane::unload(&self.options(record)).await {
-            warn!(%error, "the data plane of a failed start stays");
+            warn!(%error, "the data plane of a membership that is over stays");
         }
+    }
+
+    /// Writes the membership down, and shows it.
+    fn save(&self, record: &Record) -> anyhow::Result<()> {
+        self.0.state.save(record)?;
+        self.remember(record);
+        Ok(())
     }
 
     fn remember(&self, record: &Record) {
@@ -285,8 +239,38 @@ impl Cluster {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Says why this member cannot go on as it should; `None` when it can again.
+    fn trouble(&self, trouble: Option<String>) {
+        let mut seen = self.seen();
+        if seen.trouble != trouble {
+            match &trouble {
+                Some(reason) => warn!(reason, "this node is in trouble"),
+                None => info!("this node is well again"),
+            }
+            seen.trouble = trouble;
+        }
+    }
+
+    fn raft_dir(&self) -> PathBuf {
+        self.0.state.path().join("raft")
+    }
+
     /// Ends the daemon with a reason; the first one is told.
     async fn end(&self, reason: &anyhow::Error) {
         let _ = self.0.fatal.send(sentence(reason)).await;
+    }
+}
+
+impl Serving {
+    async fn stop(self) {
+        for watcher in self.watchers {
+            // It would take the end of the manager for a failure.
+            watcher.abort();
+            let _ = watcher.await;
+        }
+        // The port goes after it: the others answer there while leadership is handed over.
+        self.manager.shutdown().await;
+        self.port.abort();
+        let _ = self.port.await;
     }
 }

@@ -16,6 +16,10 @@ use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::Service;
 
+/// What a locked manager answers to everything (swarm.md CL6).
+pub const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. \
+     Please use \"shoal unlock\" to unlock it.";
+
 /// What stands behind the gate.
 #[derive(Clone, Default)]
 pub enum Behind {
@@ -26,6 +30,8 @@ pub enum Behind {
     Pending,
     /// It is a worker.
     Worker,
+    /// It is a manager that waits for its unlock key.
+    Locked,
     /// It is a manager, with these routes.
     Manager(Routes),
 }
@@ -40,14 +46,15 @@ impl Gate {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = behind;
     }
 
-    fn get(&self) -> Behind {
+    /// What stands behind.
+    pub fn get(&self) -> Behind {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl Behind {
     /// Why there is no answer.
-    fn refusal(&self) -> Status {
+    pub fn refusal(&self) -> Status {
         let text = match self {
             Self::Nothing => {
                 "This node is not a swarm manager. Use \"shoal init\" or \"shoal join\" to connect \
@@ -62,6 +69,7 @@ impl Behind {
                  cluster state. Please run this command on a manager node or promote the current \
                  node to a manager."
             }
+            Self::Locked => LOCKED,
             Self::Manager(_) => "the manager answers",
         };
         Status::new(Code::FailedPrecondition, text)

@@ -31,6 +31,17 @@ pub enum AddressError {
         /// Its name.
         interface: String,
     },
+    /// It is another machine's, or nobody's.
+    #[error(
+        "{address} is not an address of this machine ({}): give one that is, or an interface",
+        if found.is_empty() { "it has none".to_owned() } else { found.join(", ") }
+    )]
+    NotHere {
+        /// As given.
+        address: IpAddr,
+        /// `10.0.0.1 on eth0`.
+        found: Vec<String>,
+    },
     /// `0.0.0.0` cannot be reached.
     #[error("{address} cannot be advertised: give the address that others reach this node at")]
     Unspecified {
@@ -46,22 +57,32 @@ pub struct Address {
     address: IpAddr,
 }
 
-/// Addresses of this network namespace that others might reach.
+impl Address {
+    /// Whether another machine might reach it, so that it can be chosen without being named.
+    fn is_usable(&self) -> bool {
+        match self.address {
+            IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
+            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        }
+    }
+
+    fn show(&self) -> String {
+        format!("{} on {}", self.address, self.interface)
+    }
+}
+
+/// Addresses of this network namespace.
 ///
 /// # Errors
 /// The system refuses to list them.
 pub fn addresses() -> anyhow::Result<Vec<Address>> {
-    let usable = |address: IpAddr| match address {
-        IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local() && !v4.is_unspecified(),
-        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
-    };
     let mut found = Vec::new();
     for entry in getifaddrs()? {
         let up = entry.flags.contains(InterfaceFlags::IFF_UP);
         let Some(storage) = entry.address.filter(|_| up) else { continue };
         let v4 = storage.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
         let v6 = || storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()));
-        if let Some(address) = v4.or_else(v6).filter(|&address| usable(address)) {
+        if let Some(address) = v4.or_else(v6) {
             found.push(Address { interface: entry.interface_name, address });
         }
     }
@@ -87,7 +108,21 @@ pub fn advertise(
     if address.is_unspecified() {
         return Err(AddressError::Unspecified { address });
     }
+    here(address, addresses)?;
     Ok(SocketAddr::new(address, port))
+}
+
+/// Where a manager's port is opened; `0.0.0.0` is everywhere.
+///
+/// # Errors
+/// The interface has no address.
+pub fn listen(
+    wanted: &Advertise,
+    port: u16,
+    addresses: &[Address],
+) -> Result<SocketAddr, AddressError> {
+    let address = lookup(&wanted.host, addresses)?;
+    Ok(SocketAddr::new(address, wanted.port.unwrap_or(port)))
 }
 
 /// The address that carries packets between nodes.
@@ -99,7 +134,19 @@ pub fn data_path(
     advertised: SocketAddr,
     addresses: &[Address],
 ) -> Result<IpAddr, AddressError> {
-    wanted.map_or_else(|| Ok(advertised.ip()), |wanted| lookup(wanted, addresses))
+    let Some(wanted) = wanted else { return Ok(advertised.ip()) };
+    let address = lookup(wanted, addresses)?;
+    here(address, addresses)?;
+    Ok(address)
+}
+
+/// Others would be sent to a machine that does not know this cluster.
+fn here(address: IpAddr, addresses: &[Address]) -> Result<(), AddressError> {
+    if addresses.iter().any(|here| here.address == address) {
+        return Ok(());
+    }
+    let found = addresses.iter().filter(|here| here.is_usable()).map(Address::show).collect();
+    Err(AddressError::NotHere { address, found })
 }
 
 fn lookup(wanted: &IpOrInterface, addresses: &[Address]) -> Result<IpAddr, AddressError> {
@@ -107,8 +154,11 @@ fn lookup(wanted: &IpOrInterface, addresses: &[Address]) -> Result<IpAddr, Addre
         IpOrInterface::Ip(ip) => Ok(*ip),
         IpOrInterface::Interface(name) => {
             let on = |v4: bool| {
-                let mut all = addresses.iter().filter(|a| a.interface == *name);
-                all.find(|a| a.address.is_ipv4() == v4).map(|a| a.address)
+                let of = |a: &&Address| a.interface == *name && a.address.is_ipv4() == v4;
+                let mut all = addresses.iter().filter(of);
+                // A link-local address is worth taking only where there is no other.
+                let usable = all.clone().find(|a| a.is_usable());
+                usable.or_else(|| all.next()).map(|a| a.address)
             };
             let none = || AddressError::Interface { interface: name.clone() };
             on(true).or_else(|| on(false)).ok_or_else(none)
@@ -119,13 +169,14 @@ fn lookup(wanted: &IpOrInterface, addresses: &[Address]) -> Result<IpAddr, Addre
 /// IPv4 is preferred, as Docker does; two of one family are a choice that is not ours.
 fn only(addresses: &[Address]) -> Result<IpAddr, AddressError> {
     for v4 in [true, false] {
-        let family: Vec<_> = addresses.iter().filter(|a| a.address.is_ipv4() == v4).collect();
+        let usable = addresses.iter().filter(|a| a.is_usable() && a.address.is_ipv4() == v4);
+        let family: Vec<_> = usable.collect();
         match family[..] {
             [] => {}
             [only] => return Ok(only.address),
             _ => {
-                let show = |a: &&Address| format!("{} on {}", a.address, a.interface);
-                return Err(AddressError::Several { found: family.iter().map(show).collect() });
+                let found = family.iter().map(|a| a.show()).collect();
+                return Err(AddressError::Several { found });
             }
         }
     }
@@ -202,7 +253,9 @@ mod tests {
         check(None, ANY, &[("eth0", "10.0.0.1")], Ok("10.0.0.1:2377"));
         check(None, ANY, &[("eth0", "fd88::1"), ("eth0", "10.0.0.1")], Ok("10.0.0.1:2377"));
         check(None, ANY, &[("eth0", "fd88::1")], Ok("[fd88::1]:2377"));
-        check(None, "10.0.0.9:99", &[], Ok("10.0.0.9:99"));
+        check(None, "10.0.0.9:99", &[("eth0", "10.0.0.9")], Ok("10.0.0.9:99"));
+        let with_own = [("lo", "127.0.0.1"), ("lo", "::1"), ("eth0", "10.0.0.1")];
+        check(None, ANY, &with_own, Ok("10.0.0.1:2377"));
     }
 
     #[test]
@@ -221,7 +274,8 @@ mod tests {
             &[("eth0", "10.0.0.1"), ("eth1", "10.1.0.1")],
             Ok("10.1.0.1:2377"),
         );
-        check(Some("10.0.0.1:5"), ANY, &[], Ok("10.0.0.1:5"));
+        check(Some("10.0.0.1:5"), ANY, &[("eth0", "10.0.0.1")], Ok("10.0.0.1:5"));
+        check(Some("127.0.0.1"), ANY, &[("lo", "127.0.0.1")], Ok("127.0.0.1:2377"));
     }
 
     #[test]
@@ -239,6 +293,22 @@ mod tests {
             &[],
             Err("0.0.0.0 cannot be advertised: give the address that others reach this node at"),
         );
+        check(
+            Some("10.9.9.9"),
+            ANY,
+            &[("lo", "127.0.0.1"), ("eth0", "10.0.0.1")],
+            Err(
+                "10.9.9.9 is not an address of this machine (10.0.0.1 on eth0): give one that is, \
+                 or an interface",
+            ),
+        );
+        let advertised = "10.0.0.1:2377".parse().unwrap();
+        let data_path = |wanted: &str| {
+            let on = machine(&[("eth0", "10.0.0.1"), ("eth1", "10.1.0.1")]);
+            data_path(Some(&wanted.parse().unwrap()), advertised, &on)
+        };
+        assert_eq!(data_path("eth1"), Ok("10.1.0.1".parse().unwrap()));
+        assert!(matches!(data_path("10.9.9.9"), Err(AddressError::NotHere { .. })));
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! The service `Local`: what only this host's daemon can do.
 
+use std::pin::Pin;
+
 use shoal_api::local_server::Local as Service;
 use shoal_api::{
-    Counter, InfoRequest, InfoResponse, InitRequest, InitResponse, JoinClusterRequest,
-    JoinClusterResponse, LocalState, NodeRole,
+    BackupPiece, BackupRequest, Counter, InfoRequest, InfoResponse, InitRequest, InitResponse,
+    JoinClusterRequest, JoinClusterResponse, LeaveRequest, LeaveResponse, LocalState,
+    RestoreRequest, RestoreResponse, UnlockRequest, UnlockResponse,
 };
-use tonic::{Request, Response, Status};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
-use super::cluster::{Cluster, role};
-use super::state::Phase;
-use crate::config::Advertise;
+use super::cluster::{Cluster, Seen, Wishes, availability, role};
+use super::state::{Phase, Role};
 use crate::sentence::sentence;
 
 /// Answers the command line.
@@ -29,28 +32,29 @@ impl Local {
 /// request; a code for each would tell a caller nothing more.
 #[allow(clippy::needless_pass_by_value, reason = "used as a function for map_err")]
 fn refusal(error: anyhow::Error) -> Status {
-    Status::failed_precondition(sentence(&error))
+    // A manager's own words are its message, without code and metadata.
+    match error.downcast_ref::<Status>() {
+        Some(status) => Status::failed_precondition(status.message()),
+        None => Status::failed_precondition(sentence(&error)),
+    }
 }
 
-fn advertise(text: &str) -> Result<Option<Advertise>, Status> {
-    if text.is_empty() {
-        return Ok(None);
+/// Does it to its end, also when the caller goes away: half a membership is none.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::spawn(work).await {
+        Ok(done) => done.map_err(refusal),
+        Err(_) => Err(Status::internal("the daemon failed; its log says why")),
     }
-    let invalid = |error| Status::invalid_argument(format!("advertise address {text:?}: {error}"));
-    text.parse().map(Some).map_err(invalid)
 }
 
 #[tonic::async_trait]
 impl Service for Local {
     async fn init(&self, request: Request<InitRequest>) -> Result<Response<InitResponse>, Status> {
-        let advertise = advertise(&request.into_inner().advertise_addr)?;
-        let record = self.cluster.init(advertise).await.map_err(refusal)?;
-        Ok(Response::new(InitResponse {
-            node_id: record.node_id,
-            cluster_id: record.cluster_id,
-            addr: record.advertise_addr,
-            ..InitResponse::default()
-        }))
+        let (cluster, request) = (self.cluster.clone(), request.into_inner());
+        let answer = to_its_end(async move { cluster.init(request).await }).await?;
+        Ok(Response::new(answer))
     }
 
     async fn join(
@@ -58,12 +62,16 @@ impl Service for Local {
         request: Request<JoinClusterRequest>,
     ) -> Result<Response<JoinClusterResponse>, Status> {
         let request = request.into_inner();
-        let advertise = advertise(&request.advertise_addr)?;
-        let wanted = request.role();
-        if request.addrs.is_empty() {
-            return Err(Status::invalid_argument("at least 1 RemoteAddr is required to join"));
-        }
-        let record = self.cluster.join(request.addrs, wanted, advertise).await.map_err(refusal)?;
+        let wishes = Wishes {
+            availability: availability(request.availability).map_err(refusal)?,
+            advertise_addr: request.advertise_addr,
+            listen_addr: request.listen_addr,
+            data_path_addr: request.data_path_addr,
+            data_path_port: 0,
+        };
+        let (cluster, addrs, token) = (self.cluster.clone(), request.addrs, request.token);
+        let joined = async move { cluster.join(&addrs, token.trim(), wishes).await };
+        let record = to_its_end(joined).await?;
         Ok(Response::new(JoinClusterResponse {
             node_id: record.node_id,
             role: role(record.role).into(),
@@ -72,52 +80,77 @@ impl Service for Local {
 
     async fn leave(
         &self,
-        _request: Request<shoal_api::LeaveRequest>,
-    ) -> Result<Response<shoal_api::LeaveResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<LeaveRequest>,
+    ) -> Result<Response<LeaveResponse>, Status> {
+        let (cluster, force) = (self.cluster.clone(), request.into_inner().force);
+        to_its_end(async move { cluster.leave(force).await }).await?;
+        Ok(Response::new(LeaveResponse {}))
     }
 
     async fn unlock(
         &self,
-        _request: Request<shoal_api::UnlockRequest>,
-    ) -> Result<Response<shoal_api::UnlockResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<UnlockRequest>,
+    ) -> Result<Response<UnlockResponse>, Status> {
+        let (cluster, key) = (self.cluster.clone(), request.into_inner().unlock_key);
+        to_its_end(async move { cluster.unlock(&key).await }).await?;
+        Ok(Response::new(UnlockResponse {}))
     }
 
-    type BackupStream = tokio_stream::Empty<Result<shoal_api::BackupPiece, Status>>;
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<BackupPiece, Status>> + Send>>;
 
     async fn backup(
         &self,
-        _request: Request<shoal_api::BackupRequest>,
+        request: Request<BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        let key = request.into_inner().key;
+        let pieces = self.cluster.backup(&key).await.map_err(refusal)?;
+        Ok(Response::new(Box::pin(pieces)))
     }
 
     async fn restore(
         &self,
-        _request: Request<tonic::Streaming<shoal_api::RestoreRequest>>,
-    ) -> Result<Response<shoal_api::RestoreResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<Streaming<RestoreRequest>>,
+    ) -> Result<Response<RestoreResponse>, Status> {
+        let (cluster, pieces) = (self.cluster.clone(), request.into_inner());
+        let answer = to_its_end(async move { cluster.restore(pieces).await }).await?;
+        Ok(Response::new(answer))
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         let mut info = InfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.cluster.name(),
             ..InfoResponse::default()
         };
-        let (record, kernel) = self.cluster.look();
+        let Seen { record, kernel, credentials, locked, trouble } = self.cluster.look();
         let Some(record) = record else { return Ok(Response::new(info)) };
         info.set_state(match record.phase {
+            _ if locked => LocalState::Locked,
+            Phase::Restored => LocalState::Inactive,
+            _ if trouble.is_some() => LocalState::Error,
             Phase::Active => LocalState::Active,
             Phase::Founding | Phase::Joining => LocalState::Pending,
         });
+        info.error = match record.phase {
+            Phase::Restored if !locked => format!(
+                "the state of node {} is restored: go on from it by \"shoal init \
+                 --force-new-cluster\", or drop it by \"shoal leave\"",
+                record.node_id
+            ),
+            _ if locked => super::gate::LOCKED.to_owned(),
+            _ => trouble.unwrap_or_default(),
+        };
         info.set_role(role(record.role));
+        info.managers = self.cluster.managers().await;
         info.node_id = record.node_id;
         info.cluster_id = record.cluster_id;
-        info.addr = match info.role() {
-            NodeRole::Manager => record.advertise_addr,
-            NodeRole::Worker => record.data_path_addr.to_string(),
+        info.addr = match record.role {
+            Role::Manager => record.advertise_addr,
+            Role::Worker => record.data_path_addr.to_string(),
         };
+        if let Some(credentials) = credentials {
+            info.certificate_not_after_ns = credentials.certificate().not_after.nanos();
+        }
         if let Some(kernel) = kernel {
             info.held_index = kernel.held_index();
             match kernel.choices().await {

@@ -6,11 +6,13 @@
 //!
 //! Whatever fails before it serves is one sentence on stderr and exit code 1.
 
+mod certificates;
 mod cluster;
 mod gate;
 mod host;
 mod local;
 mod membership;
+mod renewal;
 mod sockets;
 mod state;
 

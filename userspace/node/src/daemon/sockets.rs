@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shoal_api::local_server::LocalServer;
+use shoal_transport::Credentials;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::{error, warn};
@@ -164,12 +165,9 @@ pub async fn listen(addr: SocketAddr) -> Result<TcpListener, DoorError> {
     })
 }
 
-/// Answers managers and agents until aborted.
-pub fn serve(listener: TcpListener, routes: Routes) -> JoinHandle<()> {
-    let incoming = TcpListenerStream::new(listener).map(|accepted| {
-        // Raft waits for every small answer.
-        accepted.and_then(|stream| stream.set_nodelay(true).map(|()| stream))
-    });
+/// Answers managers, agents and, for as long as one call takes, strangers, until aborted.
+pub fn serve(listener: TcpListener, credentials: &Credentials, routes: Routes) -> JoinHandle<()> {
+    let incoming = shoal_transport::accept(listener, credentials);
     tokio::spawn(async move {
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))

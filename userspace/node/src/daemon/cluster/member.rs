@@ -3,7 +3,6 @@
 //! In the order data plane, manager, port, agent. Each function leaves what it started in
 //! `Running`, so that whoever gives up stops it there.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,55 +10,38 @@ use anyhow::Context as _;
 use shoal_agent::Agent;
 use shoal_api::{JoinRequest, NodeSpec};
 use shoal_dataplane::{Dataplane, Options, XdpMode};
-use shoal_manager::Manager;
+use shoal_manager::{Manager, Vault};
+use shoal_transport::Credentials;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use super::{Cluster, JOIN, role};
+use super::addresses::on_the_wire;
+use super::{Cluster, Serving, role};
 use crate::config::Xdp;
 use crate::daemon::gate::Behind;
-use crate::daemon::membership::{self, AskError};
-use crate::daemon::state::{Phase, Record, Role};
+use crate::daemon::state::{Record, Role};
 use crate::daemon::{host, sockets};
 
-/// Between two tries to be let in while the command line waits.
-const RETRY: Duration = Duration::from_millis(250);
-/// Between two tries of a daemon that goes on joining in the background.
-const RETRY_SLOW: Duration = Duration::from_secs(2);
-
-/// What a member needs from the machine.
-pub(super) struct Parts {
-    /// A manager's port.
-    listener: Option<TcpListener>,
-    dataplane: Dataplane,
-}
+/// How long one look lasts whether a manager was let in, before it is logged and looked again.
+pub(super) const LET_IN: Duration = Duration::from_secs(20);
+/// Between two such looks when one ends at once.
+const PAUSE: Duration = Duration::from_secs(2);
 
 impl Cluster {
-    /// Takes the port and loads the data plane.
-    pub(super) async fn parts(&self, record: &Record) -> anyhow::Result<Parts> {
-        let listener = match record.role {
-            Role::Manager => Some(sockets::listen(self.0.config.listen_addr).await?),
-            Role::Worker => None,
-        };
-        let dataplane = Dataplane::load(self.options(record)).await?;
-        Ok(Parts { listener, dataplane })
-    }
-
-    /// The same for a node that was in no cluster: a data plane that loaded in part is taken away.
-    pub(super) async fn fresh_parts(&self, record: &Record) -> anyhow::Result<Parts> {
-        let parts = self.parts(record).await;
-        if parts.is_err() {
+    /// Loads the data plane of a node that was in no cluster: one that loaded in part is taken away.
+    pub(super) async fn fresh_dataplane(&self, record: &Record) -> anyhow::Result<Dataplane> {
+        let dataplane = Dataplane::load(self.options(record)).await;
+        if dataplane.is_err() {
             self.unload(record).await;
         }
-        parts
+        Ok(dataplane?)
     }
 
     pub(super) fn options(&self, record: &Record) -> Options {
         let config = &self.0.config;
         Options {
             uplink: config.uplink.clone(),
-            vxlan_port: config.data_path_port,
+            vxlan_port: record.data_path_port,
             xdp: match config.xdp {
                 Xdp::Auto => XdpMode::Auto,
                 Xdp::Native => XdpMode::Native,
@@ -70,194 +52,152 @@ impl Cluster {
         }
     }
 
+    /// This node as it presents itself to a cluster.
     pub(super) fn join_request(&self, record: &Record) -> JoinRequest {
         let description = host::description(&self.0.config);
         let spec = NodeSpec {
             name: description.hostname.clone(),
             role: role(record.role).into(),
+            availability: on_the_wire(record.availability).into(),
             ..NodeSpec::default()
         };
         JoinRequest {
             node_id: record.node_id.clone(),
             spec: Some(spec),
             description: Some(description),
-            addr: match record.role {
-                Role::Manager => record.advertise_addr.clone(),
-                Role::Worker => String::new(),
-            },
+            addr: record.advertise_addr.clone(),
             data_path_addr: record.data_path_addr.to_string(),
-            data_path_port: self.0.config.data_path_port.into(),
+            data_path_port: record.data_path_port.into(),
             ..JoinRequest::default()
         }
     }
 
-    /// Asks to be let in until a manager answers, or for as long as `limit` says.
-    pub(super) async fn ask(
+    /// Reads what this node shows to others, and shows it.
+    pub(super) fn credentials(&self, vault: Option<&Vault>) -> anyhow::Result<Credentials> {
+        let held = self.0.certificates.load(vault)?;
+        let credentials = Credentials::new(&held.chain_pem, &held.key, &held.roots_pem)
+            .context("the certificates in the state directory cannot be used")?;
+        self.seen().credentials = Some(credentials.clone());
+        Ok(credentials)
+    }
+
+    pub(super) fn manager_config(
         &self,
-        record: Record,
-        limit: Option<Duration>,
-    ) -> anyhow::Result<Record> {
-        let started = tokio::time::Instant::now();
-        let retry = if limit.is_some() { RETRY } else { RETRY_SLOW };
-        let request = self.join_request(&record);
-        loop {
-            match membership::ask(&record.managers, &request).await {
-                Ok(answer) => {
-                    let mut managers = answer.managers;
-                    managers.extend(record.managers.iter().cloned());
-                    managers.sort_unstable();
-                    managers.dedup();
-                    let (cluster_id, raft_id) = (answer.cluster_id, answer.raft_id);
-                    let record = Record { cluster_id, raft_id, managers, ..record };
-                    self.0.state.save(&record)?;
-                    self.remember(&record);
-                    return Ok(record);
-                }
-                Err(error @ AskError::Refused { .. }) => return Err(error.into()),
-                Err(error) if limit.is_some_and(|limit| started.elapsed() >= limit) => {
-                    return Err(error.into());
-                }
-                Err(error) => info!(%error, "asks again to be let in"),
-            }
-            tokio::time::sleep(retry).await;
+        record: &Record,
+        vault: &Vault,
+        credentials: &Credentials,
+    ) -> shoal_manager::Config {
+        shoal_manager::Config {
+            state_dir: self.raft_dir(),
+            node_id: record.node_id.clone(),
+            advertise_addr: record.advertise_addr.clone(),
+            timings: shoal_manager::Timings::default(),
+            vault: Some(vault.clone()),
+            credentials: Some(credentials.clone()),
+            join_addrs: record.known(),
         }
     }
 
-    /// Starts a cluster's first manager, or goes on with one that was starting.
-    pub(super) async fn found(&self, record: Record, parts: Parts) -> anyhow::Result<Record> {
+    /// Goes on as a member: data plane, agent and, with a vault, the manager.
+    pub(super) async fn go_on(&self, record: Record, vault: Option<Vault>) -> anyhow::Result<()> {
         self.remember(&record);
-        self.0.gate.set(Behind::Pending);
-        let config = self.manager_config(&record);
-        let manager = if shoal_manager::has_state(&config.state_dir) {
-            Manager::restart(config).await?
-        } else {
-            Manager::init(config, self.join_request(&record)).await?
-        };
-        let cluster_id = manager.cluster_id().unwrap_or_default();
-        let record = Record { cluster_id, phase: Phase::Active, ..record };
-        let manager = self.open(manager, parts.listener).await;
-        self.start_agent(&record, parts.dataplane).await?;
-        self.0.gate.set(Behind::Manager(manager.local_services()));
-        self.0.state.save(&record)?;
-        self.remember(&record);
-        Ok(record)
-    }
-
-    /// Goes on as a member.
-    pub(super) async fn enter(
-        &self,
-        record: &Record,
-        parts: Parts,
-    ) -> anyhow::Result<Option<Arc<Manager>>> {
-        let manager = match record.role {
+        let record = self.readdressed(record)?;
+        let credentials = self.credentials(vault.as_ref())?;
+        let listener = match record.role {
+            Role::Manager => Some(sockets::listen(record.listen_addr).await?),
             Role::Worker => None,
-            Role::Manager => {
-                let config = self.manager_config(record);
-                let manager = if shoal_manager::has_state(&config.state_dir) {
-                    Manager::restart(config).await?
-                } else {
-                    // It has voted under this Raft id; with an empty log it could vote again and
-                    // undo what was committed.
-                    anyhow::ensure!(
-                        record.phase != Phase::Active,
-                        "{} is missing, without which this node cannot be the manager it was: \
-                         bring it back from a backup, or remove {} and join again as a new node",
-                        config.state_dir.display(),
-                        self.0.state.path().display()
-                    );
-                    Manager::join(config, record.raft_id).await?
-                };
-                Some(self.open(manager, parts.listener).await)
-            }
         };
-        self.start_agent(record, parts.dataplane).await?;
-        Ok(manager)
-    }
-
-    /// Enters, and tells by the channel when the managers have let this node in.
-    pub(super) async fn let_in(
-        &self,
-        record: Record,
-        parts: Parts,
-    ) -> anyhow::Result<oneshot::Receiver<Record>> {
-        let manager = self.enter(&record, parts).await?;
-        let (tell, told) = oneshot::channel();
-        let cluster = self.clone();
-        let waiting = tokio::spawn(async move {
-            if let Some(manager) = &manager {
-                while let Err(error) = manager.joined(JOIN).await {
-                    warn!(%error, "is not let in yet");
-                    // An error that comes at once must not be asked for in a loop.
-                    tokio::time::sleep(RETRY_SLOW).await;
-                }
-            }
-            let record = Record { phase: Phase::Active, ..record };
-            if let Err(error) = cluster.0.state.save(&record) {
-                return cluster.end(&error.into()).await;
-            }
-            cluster.remember(&record);
-            cluster.open_gate(manager.as_deref());
-            info!(node.id = record.node_id, cluster.id = record.cluster_id, "joined");
-            // Nobody waits where the command line gave up.
-            let _ = tell.send(record);
-        });
-        self.0.running.lock().await.watchers.push(waiting);
-        Ok(told)
-    }
-
-    pub(super) fn manager_config(&self, record: &Record) -> shoal_manager::Config {
-        let advertise = record.advertise_addr.clone();
-        shoal_manager::Config::new(self.raft_dir(), record.node_id.clone(), advertise)
-    }
-
-    pub(super) fn raft_dir(&self) -> PathBuf {
-        self.0.state.path().join("raft")
+        let dataplane = Dataplane::load(self.options(&record)).await?;
+        if let (Some(vault), Some(listener)) = (vault, listener) {
+            // It has voted under this Raft id; with an empty log it could vote again and undo what
+            // was committed.
+            anyhow::ensure!(
+                shoal_manager::has_state(&self.raft_dir()),
+                "{} is missing, without which this node cannot be the manager it was: bring it \
+                 back from a backup, or remove {} and join again as a new node",
+                self.raft_dir().display(),
+                self.0.state.path().display()
+            );
+            // Sealed anew at each start: the vault may have a newer key.
+            self.0.certificates.seal(&vault)?;
+            let config = self.manager_config(&record, &vault, &credentials);
+            let manager = Arc::new(Manager::restart(config).await?);
+            self.serve(&manager, vault, listener, &credentials).await;
+            self.0.gate.set(Behind::Manager(manager.local_services()));
+        }
+        self.start_agent(&record, dataplane, &credentials).await?;
+        if record.role == Role::Worker {
+            self.0.gate.set(Behind::Worker);
+        }
+        self.keep().await;
+        Ok(())
     }
 
     /// Serves a manager and watches it.
-    pub(super) async fn open(
+    pub(super) async fn serve(
         &self,
-        manager: Manager,
-        listener: Option<TcpListener>,
-    ) -> Arc<Manager> {
-        let manager = Arc::new(manager);
+        manager: &Arc<Manager>,
+        vault: Vault,
+        listener: TcpListener,
+        credentials: &Credentials,
+    ) {
         let watcher = {
-            let (manager, cluster) = (manager.clone(), self.clone());
+            let (manager, cluster) = (Arc::clone(manager), self.clone());
             tokio::spawn(async move {
                 let reason = manager.stopped().await;
                 drop(manager);
                 cluster.end(&anyhow::anyhow!(reason)).await;
             })
         };
-        let mut running = self.0.running.lock().await;
-        running.port = listener.map(|listener| sockets::serve(listener, manager.services()));
-        running.watchers.push(watcher);
-        running.manager = Some(manager.clone());
-        manager
+        self.0.running.lock().await.manager = Some(Serving {
+            manager: Arc::clone(manager),
+            vault,
+            port: sockets::serve(listener, credentials, manager.services()),
+            watchers: vec![watcher],
+        });
     }
 
-    pub(super) fn open_gate(&self, manager: Option<&Manager>) {
-        self.0.gate.set(match manager {
-            Some(manager) => Behind::Manager(manager.local_services()),
-            None => Behind::Worker,
+    /// Opens the gate when the managers have let this one in, and does what else is to be done then.
+    pub(super) async fn when_let_in(
+        &self,
+        manager: &Arc<Manager>,
+        then: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (manager, cluster) = (Arc::clone(manager), self.clone());
+        let waiting = tokio::spawn(async move {
+            while let Err(error) = manager.joined(LET_IN).await {
+                warn!(%error, "is not let in yet");
+                // An error that comes at once must not be asked for in a loop.
+                tokio::time::sleep(PAUSE).await;
+            }
+            cluster.0.gate.set(Behind::Manager(manager.local_services()));
+            info!("this manager takes part");
+            then.await;
         });
+        if let Some(serving) = &mut self.0.running.lock().await.manager {
+            serving.watchers.push(waiting);
+        }
     }
 
     pub(super) async fn start_agent(
         &self,
         record: &Record,
         dataplane: Dataplane,
+        credentials: &Credentials,
     ) -> anyhow::Result<()> {
         // Its own manager first: no other host need be up for the tasks of this one.
         let own = (record.role == Role::Manager).then(|| record.advertise_addr.clone());
         let agent = shoal_agent::Config {
             node_id: record.node_id.clone(),
             state_dir: self.0.state.path().to_owned(),
-            managers: own.into_iter().chain(record.managers.iter().cloned()).collect(),
+            managers: own.into_iter().chain(record.known()).collect(),
             description: host::description(&self.0.config),
             data_path_addr: record.data_path_addr.to_string(),
             cgroup_root: host::cgroup_root(&self.0.config),
             shim_exe: shoal_agent::Config::SELF.into(),
+            credentials: credentials.clone(),
+            addr: record.advertise_addr.clone(),
+            instance: self.0.instance.clone(),
         };
         let agent = Agent::start(agent, dataplane).context("the agent does not start")?;
         self.seen().kernel = Some(agent.kernel());

@@ -1,8 +1,7 @@
-//! The daemon from outside, on hosts that are network namespaces of the test's own.
+//! Hosts that are network namespaces of the test's own, each with a daemon.
 //!
-//! Needs root and a kernel with XDP and tcx or clsact; without root each test says that it was
-//! skipped. Everything made carries the test's process id and goes away with its `Hosts`, also when
-//! a check fails.
+//! Everything made carries the test's process id and goes away with its `Hosts`, also when a check
+//! fails; what a killed run left is taken away by the next one.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -22,15 +21,15 @@ const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
 const PREFIX: &str = "shn";
 
 /// Two namespaces on one link: `a` is a host, `b` a client or another host.
-struct Hosts {
+pub struct Hosts {
     prefix: String,
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
     cgroup: Option<PathBuf>,
     daemons: Vec<(char, Child)>,
 }
 
 /// Whether the test can run here; says so when not.
-fn can_run() -> bool {
+pub fn can_run() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
         eprintln!("SKIPPED: needs root");
@@ -38,14 +37,14 @@ fn can_run() -> bool {
     root
 }
 
-fn run(program: &str, arguments: &[&str]) {
+pub fn run(program: &str, arguments: &[&str]) {
     let output = Command::new(program).args(arguments).output().expect("the tool is installed");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {stderr}");
 }
 
 /// Asks again until the answer is good.
-fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = check() {
@@ -57,7 +56,7 @@ fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 }
 
 impl Hosts {
-    fn new() -> Self {
+    pub fn new() -> Self {
         sweep();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -85,22 +84,22 @@ impl Hosts {
         hosts
     }
 
-    fn netns(&self, host: char) -> String {
+    pub fn netns(&self, host: char) -> String {
         format!("{}{host}", self.prefix)
     }
 
-    fn state(&self, host: char) -> PathBuf {
+    pub fn state(&self, host: char) -> PathBuf {
         self.dir.path().join(host.to_string())
     }
 
     /// An image that holds this binary, and the binary's path in it.
-    fn image(&self) -> (String, String) {
+    pub fn image(&self) -> (String, String) {
         let rootfs = self.dir.path().join("rootfs");
         shoal_tests::lab::tasks::image(Path::new(SHOAL), &rootfs).expect("an image can be made")
     }
 
     /// `shoal` inside a host's network, without this process's `SHOAL_*`.
-    fn command(&self, host: char, arguments: &[&str]) -> Command {
+    pub fn command(&self, host: char, arguments: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.netns(host))).arg(SHOAL).args(arguments);
         for (name, _) in std::env::vars_os() {
@@ -118,7 +117,7 @@ impl Hosts {
         command
     }
 
-    fn start(&mut self, host: char) {
+    pub fn start(&mut self, host: char) {
         let log = self.dir.path().join(format!("{host}.log"));
         let log = File::options().create(true).append(true).open(log).expect("the folder is ours");
         let mut command = self.command(host, &["daemon"]);
@@ -128,7 +127,7 @@ impl Hosts {
     }
 
     /// Ends a host's daemon by a signal and gives its exit code.
-    fn stop(&mut self, host: char, signal: Signal) -> Option<i32> {
+    pub fn stop(&mut self, host: char, signal: Signal) -> Option<i32> {
         let index = self.daemons.iter().position(|(name, _)| *name == host);
         let (_, mut daemon) = self.daemons.swap_remove(index.expect("it was started"));
         let pid = Pid::from_raw(i32::try_from(daemon.id()).expect("a pid"));
@@ -136,12 +135,12 @@ impl Hosts {
         daemon.wait().expect("it is our child").code()
     }
 
-    fn shoal(&self, host: char, arguments: &[&str]) -> Output {
+    pub fn shoal(&self, host: char, arguments: &[&str]) -> Output {
         self.command(host, arguments).output().expect("nsenter is there")
     }
 
     /// Stdout of a command that must succeed.
-    fn ok(&self, host: char, arguments: &[&str]) -> String {
+    pub fn ok(&self, host: char, arguments: &[&str]) -> String {
         let output = self.shoal(host, arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {stderr}\n{}", self.logs());
@@ -149,24 +148,105 @@ impl Hosts {
     }
 
     /// Stderr of a command that must fail with 1.
-    fn fails(&self, host: char, arguments: &[&str]) -> String {
+    pub fn fails(&self, host: char, arguments: &[&str]) -> String {
         let output = self.shoal(host, arguments);
         let stderr = String::from_utf8(output.stderr).expect("UTF-8");
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
         stderr
     }
 
-    fn info(&self, host: char) -> Value {
+    pub fn info(&self, host: char) -> Value {
         serde_json::from_str(&self.ok(host, &["info", "--format", "json"])).expect("JSON")
     }
 
-    fn lines(&self, host: char, arguments: &[&str]) -> Vec<Value> {
+    pub fn lines(&self, host: char, arguments: &[&str]) -> Vec<Value> {
         let text = self.ok(host, arguments);
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
+    /// `shoal` with a text on its stdin.
+    pub fn tell(&self, host: char, arguments: &[&str], text: &str) -> Output {
+        let mut command = self.command(host, arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("nsenter is there");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        // One that fails early does not read it.
+        let _ = stdin.write_all(text.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("it is our child")
+    }
+
+    /// What `shoal join` wants.
+    pub fn token(&self, host: char, role: &str) -> String {
+        self.ok(host, &["join-token", "-q", role]).trim().to_owned()
+    }
+
+    /// Two hosts of one cluster: `a` its manager, `b` as said.
+    pub fn pair(role: &str) -> Self {
+        let mut hosts = Self::new();
+        hosts.start('a');
+        hosts.start('b');
+        hosts.ok('a', &["init"]);
+        let token = hosts.token('a', role);
+        let joined = hosts.ok('b', &["join", "--token", &token, "10.77.0.1"]);
+        assert_eq!(joined, format!("This node joined a swarm as a {role}.\n"));
+        hosts.until_ready(2);
+        hosts
+    }
+
+    pub fn nodes(&self, host: char) -> Vec<Value> {
+        self.lines(host, &["node", "ls", "--format", "json"])
+    }
+
+    /// Waits until that many nodes are ready, by `a`.
+    pub fn until_ready(&self, count: usize) {
+        until("the nodes are ready", || {
+            let output = self.shoal('a', &["node", "ls", "--format", "json"]);
+            let text = String::from_utf8(output.stdout).expect("UTF-8");
+            let ready = |line: &&str| line.contains("\"Ready\"");
+            (text.lines().filter(ready).count() == count).then_some(())
+        });
+    }
+
+    /// This node's half of `shoal info`.
+    pub fn swarm(&self, host: char) -> Value {
+        self.info(host)["Swarm"].clone()
+    }
+
+    pub fn is(&self, host: char, state: &str) -> bool {
+        self.swarm(host)["LocalNodeState"] == state
+    }
+
+    /// A node that is in no cluster has nothing of one, on the disk or in the kernel.
+    pub fn assert_untouched(&self, host: char) {
+        assert_eq!(self.swarm(host)["LocalNodeState"], "inactive");
+        for name in ["node.json", "certificates", "raft", "managers.json"] {
+            assert!(!self.state(host).join(name).exists(), "{name} is left");
+        }
+        let links = Command::new("ip").args(["-n", &self.netns(host), "-o", "link"]).output();
+        let links = String::from_utf8(links.expect("ip is there").stdout).expect("UTF-8");
+        for trace in ["vxlan", "shoal", "xdp"] {
+            assert!(!links.contains(trace), "{trace} in {links}");
+        }
+    }
+
+    /// A service that answers on port 8080 of every node.
+    pub fn serve_web(&self, replicas: &str) {
+        let (image, shoal) = self.image();
+        let web = ["service", "create", "--name", "web", "--replicas", replicas, "-p", "8080:80"];
+        self.ok('a', &[&web[..], &[&image, &shoal, "responder"]].concat());
+    }
+
+    /// Running tasks of `web`, as a manager tells them.
+    pub fn tasks(&self, host: char) -> Vec<Value> {
+        let output = self.shoal(host, &["service", "ps", "web", "--format", "json"]);
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let tasks = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        tasks.filter(|task| task["State"] == "running").collect()
+    }
+
     /// Asks `GET /` of an address from inside a host.
-    fn get(&self, host: char, address: &str) -> std::io::Result<Value> {
+    pub fn get(&self, host: char, address: &str) -> std::io::Result<Value> {
         let netns = File::open(format!("/run/netns/{}", self.netns(host)))?;
         let address: SocketAddr = address.parse().expect("an address");
         let client = std::thread::spawn(move || {
@@ -183,7 +263,7 @@ impl Hosts {
         client.join().expect("the client does not panic")
     }
 
-    fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let log = |host| std::fs::read_to_string(self.dir.path().join(host)).unwrap_or_default();
         format!("--- a\n{}--- b\n{}", log("a.log"), log("b.log"))
     }
@@ -279,157 +359,4 @@ fn remove_cgroups(root: &Path) {
     while std::fs::remove_dir(root).is_err() && start.elapsed() < Duration::from_secs(5) {
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-#[test]
-fn a_service_is_served_scaled_and_removed_and_outlives_its_daemon() {
-    if !can_run() {
-        return;
-    }
-    let mut hosts = Hosts::new();
-    hosts.start('a');
-    let refusal = hosts.fails('a', &["service", "ls"]);
-    assert!(refusal.contains("Use \"shoal init\""), "{refusal}");
-    let init = hosts.ok('a', &["init"]);
-    assert!(init.contains("is now a manager."), "{init}");
-    assert!(init.contains("shoal join --role manager 10.77.0.1:2377"), "{init}");
-    assert!(hosts.fails('a', &["init"]).contains("already part of a swarm"));
-
-    let web = ["service", "create", "--name", "web", "--replicas", "3", "-p", "8080:80"];
-    let (image, shoal) = hosts.image();
-    let created = hosts.shoal('a', &[&web[..], &[&image, &shoal, "responder"]].concat());
-    let stderr = String::from_utf8_lossy(&created.stderr);
-    assert!(created.status.success(), "{stderr}\n{}", hosts.logs());
-    assert!(stderr.ends_with("verify: Service converged\n"), "{stderr}");
-    assert_eq!(created.stdout.trim_ascii().len(), 25, "stdout holds the id alone");
-
-    // From the first answer on: that is what converged means.
-    let mut tasks = std::collections::BTreeSet::new();
-    for _ in 0..30 {
-        let answer = hosts.get('b', "10.77.0.1:8080").expect("the service is there");
-        assert!(answer["client"].as_str().unwrap().starts_with("10.77.0.2:"), "{answer}");
-        assert_eq!(answer["node"], "a");
-        tasks.insert(answer["task"].as_str().unwrap().to_owned());
-    }
-    assert!(tasks.len() > 1, "one task answered everything: {tasks:?}");
-
-    let clash = ["service", "create", "--name", "two", "-p", "8080:81", "rootfs:/", "sleep", "1"];
-    let clash = hosts.fails('a', &clash);
-    assert!(clash.contains("port '8080' is already in use by service 'web'"), "{clash}");
-    let missing = hosts.fails('a', &["service", "create", "--name", "x", "rootfs:/gone", "x"]);
-    let expected = "service x was not created, since none of its tasks can run: \
-                    No such image: rootfs:/gone\n";
-    assert!(missing.ends_with(expected), "{missing}");
-    until("only web is left", || {
-        let services = hosts.lines('a', &["service", "ls", "--format", "json"]);
-        (services.len() == 1).then_some(())
-    });
-
-    assert_eq!(hosts.ok('a', &["service", "scale", "web=1"]), "web scaled to 1\n");
-    let running = |hosts: &Hosts| {
-        let tasks = hosts.lines('a', &["service", "ps", "web", "--format", "json"]);
-        tasks.into_iter().filter(|task| task["State"] == "running").collect::<Vec<_>>()
-    };
-    let before = until("two tasks have ended", || Some(running(&hosts)).filter(|t| t.len() == 1));
-    for _ in 0..5 {
-        assert_eq!(hosts.get('b', "10.77.0.1:8080").unwrap()["task"], "web.1");
-    }
-
-    hosts.stop('a', Signal::SIGKILL);
-    assert_eq!(hosts.get('b', "10.77.0.1:8080").unwrap()["task"], "web.1", "without a daemon");
-    hosts.start('a');
-    let after = until("the manager leads again", || {
-        let list = hosts.shoal('a', &["service", "ps", "web"]);
-        list.status.success().then(|| running(&hosts))
-    });
-    assert_eq!(after.len(), 1);
-    assert_eq!(after[0]["FullID"], before[0]["FullID"], "the task was taken over");
-    assert_eq!(after[0]["PID"], before[0]["PID"]);
-    assert_eq!(hosts.get('b', "10.77.0.1:8080").unwrap()["task"], "web.1");
-
-    assert_eq!(hosts.stop('a', Signal::SIGTERM), Some(0));
-    assert!(!hosts.state('a').join("shoal.sock").exists());
-    assert_eq!(hosts.get('b', "10.77.0.1:8080").unwrap()["task"], "web.1", "after an orderly end");
-    hosts.start('a');
-    assert_eq!(hosts.ok('a', &["service", "rm", "web"]), "web\n");
-    until("nobody answers", || hosts.get('b', "10.77.0.1:8080").is_err().then_some(()));
-}
-
-#[test]
-fn a_worker_joins_comes_back_and_says_what_it_is_not() {
-    if !can_run() {
-        return;
-    }
-    let mut hosts = Hosts::new();
-    hosts.start('a');
-    hosts.start('b');
-    hosts.ok('a', &["init"]);
-    assert_eq!(hosts.ok('b', &["join", "10.77.0.1"]), "This node joined a swarm as a worker.\n");
-    let refusal = hosts.fails('b', &["node", "ls"]);
-    assert!(refusal.contains("Worker nodes can't be used to view or modify"), "{refusal}");
-    let ready = |hosts: &Hosts| {
-        let nodes = hosts.lines('a', &["node", "ls", "--format", "json"]);
-        nodes.iter().filter(|node| node["Status"] == "Ready").count() == 2
-    };
-    until("both nodes are ready", || ready(&hosts).then_some(()));
-
-    // A task on each host, and each host answers for both.
-    let web = ["service", "create", "--name", "web", "--replicas", "2", "-p", "8080:80"];
-    let (image, shoal) = hosts.image();
-    hosts.ok('a', &[&web[..], &[&image, &shoal, "responder"]].concat());
-    let nodes = |client, address: &str| {
-        let answers = (0..30).map(|_| hosts.get(client, address).expect("the service is there"));
-        let nodes = answers.map(|answer| answer["node"].as_str().unwrap().to_owned());
-        nodes.collect::<std::collections::BTreeSet<_>>().len()
-    };
-    assert_eq!(nodes('b', "10.77.0.1:8080"), 2);
-    assert_eq!(nodes('a', "10.77.0.2:8080"), 2);
-
-    let id = hosts.info('b')["Swarm"]["NodeID"].clone();
-    hosts.stop('b', Signal::SIGKILL);
-    hosts.start('b');
-    assert_eq!(hosts.info('b')["Swarm"]["NodeID"], id);
-    assert_eq!(hosts.info('b')["Swarm"]["LocalNodeState"], "active");
-    until("its kernel holds what the managers want", || {
-        let held = |host| hosts.info(host)["HeldIndex"].as_u64().unwrap_or(0);
-        (held('b') > 0 && held('b') >= held('a')).then_some(())
-    });
-    until("both nodes are ready", || ready(&hosts).then_some(()));
-}
-
-#[test]
-fn what_cannot_be_done_is_one_sentence_and_leaves_nothing() {
-    if !can_run() {
-        return;
-    }
-    let mut hosts = Hosts::new();
-    hosts.start('a');
-    let second = hosts.fails('a', &["daemon"]);
-    assert!(second.contains("is in use by another shoal daemon"), "{second}");
-    let other = hosts.dir.path().join("other");
-    let other = ["daemon", "--state-dir", other.to_str().unwrap()];
-    let second = hosts.fails('a', &other);
-    assert!(second.contains("another daemon answers at unix://"), "{second}");
-
-    let inactive = |hosts: &Hosts| {
-        assert_eq!(hosts.info('a')["Swarm"]["LocalNodeState"], "inactive");
-        assert!(!hosts.state('a').join("node.json").exists());
-        let links = Command::new("ip").args(["-n", &hosts.netns('a'), "-o", "link"]).output();
-        let links = String::from_utf8(links.unwrap().stdout).unwrap();
-        assert!(!links.contains("vxlan") && !links.contains("shoal") && !links.contains("xdp"));
-    };
-    let nobody = hosts.fails('a', &["join", "--role", "manager", "10.77.0.1:1"]);
-    let expected = "Error response from daemon: no manager answered: 10.77.0.1:1: \
-                    Connection refused (os error 111)\n";
-    assert_eq!(nobody, expected);
-    inactive(&hosts);
-    let wrong = hosts.fails('a', &["init", "--advertise-addr", "eth9"]);
-    assert!(wrong.contains("interface eth9 has no IP address"), "{wrong}");
-    inactive(&hosts);
-    let foreign = hosts.fails('a', &["init", "--advertise-addr", "10.99.0.1"]);
-    assert!(foreign.contains("10.99.0.1"), "{foreign}");
-    inactive(&hosts);
-    // And then it works.
-    hosts.ok('a', &["init"]);
-    assert_eq!(hosts.info('a')["Swarm"]["LocalNodeState"], "active");
 }
