@@ -4,6 +4,8 @@
 //! off, and this task asks it for each snapshot and purge. It runs on every manager; where a disk
 //! refuses a snapshot the log only grows.
 
+use std::sync::Arc;
+
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
 use shoal_control::Store;
@@ -47,7 +49,7 @@ enum Due {
 }
 
 /// Runs until Raft ends.
-pub async fn run(raft: Raft, view: &View, usual: Limits) {
+pub async fn run(raft: Raft, view: Arc<View>, usual: Limits) {
     let mut metrics = raft.metrics();
     let mut asked = None;
     loop {

@@ -68,7 +68,8 @@ pub struct Timings {
     /// Longest time without a leader before an election; also how long a follower stands by its
     /// leader. The spread keeps two candidates from splitting the votes.
     pub election_max: Duration,
-    /// Entries between two snapshots: a replay of these takes well under a second.
+    /// Entries between two snapshots, where the cluster's spec says nothing: `SwarmKit`'s number,
+    /// and a replay of these takes a second or two.
     pub snapshot_after: u64,
     /// Entries kept behind a snapshot, so that a follower that was away for a moment gets entries
     /// and not everything.
@@ -90,7 +91,7 @@ impl Default for Timings {
             raft_heartbeat: Duration::from_millis(150),
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1_000),
-            snapshot_after: 2_000,
+            snapshot_after: 10_000,
             kept_entries: 1_000,
             snapshot_transfer: Duration::from_secs(60),
             read_timeout: Duration::from_secs(4),
@@ -109,12 +110,11 @@ impl Timings {
             election_timeout_min: millis(self.election_min),
             election_timeout_max: millis(self.election_max),
             install_snapshot_timeout: millis(self.snapshot_transfer),
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after),
-            max_in_snapshot_log_to_keep: self.kept_entries,
-            // One purge writes to the disk; not one for every entry.
-            purge_batch_size: 64,
-            // More than a snapshot covers, else a snapshot would not help a slow follower.
-            replication_lag_threshold: self.snapshot_after + self.kept_entries,
+            // Snapshots and purges follow the cluster's spec, see `compaction`.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: u64::MAX,
+            // A follower gets entries as long as they are there: what is kept is for it.
+            replication_lag_threshold: u64::MAX,
             // A host that was cut off comes back without disturbing the leader.
             enable_pre_vote: Some(true),
             // A leader that comes back asks for votes: it may have missed what others committed.

@@ -6,6 +6,7 @@
 //! own socket. What the cluster should do is decided in `shoal_control`; nothing here is policy.
 
 mod address_book;
+mod announce;
 pub mod backup;
 mod compaction;
 mod config;
@@ -15,6 +16,8 @@ mod external_ca;
 mod files;
 mod force;
 mod founding;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod identity;
 mod keeper;
 mod leader;
@@ -32,6 +35,5 @@ pub use config::{Config, Timings};
 pub use error::ManagerError;
 pub use founding::{Founding, NewCluster};
 pub use manager::{Manager, has_state};
-pub use rpc::caller::CALLER;
 pub use rpc::status::LEADER;
 pub use vault::{Vault, VaultError, is_locked as vault_is_locked};

@@ -15,17 +15,25 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::metrics::RaftMetrics;
 use parking_lot::Mutex;
-use shoal_api::JoinRequest;
+use shoal_api::write::Write as Kind;
+use shoal_api::write_result::Result as Of;
+use shoal_api::{
+    IssuedCertificate, JoinRequest, JoinResponse, LeaveWrite, ManagerAddress, RenewWrite,
+};
 use shoal_control::Store;
 use shoal_identity::BackupKey;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::service::Routes;
 use tracing::{info, warn};
 
+use crate::address_book::AddressBook;
+use crate::announce::Announcer;
 use crate::backup::{self, NodeFiles, Source};
+use crate::compaction;
 use crate::config::Config;
 use crate::error::ManagerError;
 use crate::force;
@@ -73,6 +81,9 @@ impl Manager {
     /// The folder is in use, the disk refuses, or it takes too long.
     pub async fn init(config: Config, founding: impl Into<Founding>) -> Result<Self, ManagerError> {
         let founding = founding.into();
+        if config.credentials.is_none() {
+            return Err(no_certificate());
+        }
         let identity = Identity { node_id: config.node_id.clone(), raft_id: FOUNDER };
         let vault = config.vault()?;
         let folder = config.state_dir.clone();
@@ -155,7 +166,8 @@ impl Manager {
         founding: Option<Reply>,
     ) -> Result<Self, ManagerError> {
         let vault = config.vault()?;
-        let Config { state_dir, node_id, advertise_addr, timings, .. } = config;
+        let Config { state_dir, node_id, advertise_addr, timings, join_addrs, .. } = config;
+        let credentials = config.credentials.ok_or_else(no_certificate)?;
         let raft_id = identity.raft_id;
         let founder = identity::founding(&state_dir, &vault)?;
         let forced = identity::forced(&state_dir, &vault)?;
@@ -172,9 +184,16 @@ impl Manager {
             machine: machine.clone(),
             view: view.clone(),
         };
+        let book = Arc::new(AddressBook::new(ManagerAddress {
+            raft_id,
+            node_id: node_id.clone(),
+            addr: advertise_addr.clone(),
+            generation: generation(),
+        }));
         let runtime = RaftRuntime::new().map_err(|e| ManagerError::io("run", &state_dir, e))?;
         let raft = {
-            let network = Network { id: raft_id, view: view.clone() };
+            let (view, book, credentials) = (view.clone(), book.clone(), credentials.clone());
+            let network = Network { id: raft_id, view, book, credentials };
             let start = Raft::new(raft_id, Arc::new(raft_config), network, log, machine);
             runtime.spawn(start).await.map_err(ManagerError::raft)?
         };
@@ -196,9 +215,28 @@ impl Manager {
             disk,
             desk: Desk::default(),
             last_heard: LastHeard::default(),
+            credentials: credentials.clone(),
+            book: book.clone(),
+            line: rpc::to_leader::Line::default(),
+            snapshots: Semaphore::new(rpc::raft::SNAPSHOTS),
             read_timeout: timings.read_timeout,
             write_timeout: timings.write_timeout,
+            lease: timings.election_max,
         });
+        let announcer = Announcer {
+            raft: raft.clone(),
+            view: view.clone(),
+            book,
+            desk: shared.desk.clone(),
+            last_heard: shared.last_heard.clone(),
+            credentials,
+            join_addrs,
+            patience: timings.election_max,
+        };
+        let limits =
+            compaction::Limits { interval: timings.snapshot_after, kept: timings.kept_entries };
+        runtime.spawn(announcer.run());
+        runtime.spawn(compaction::run(raft.clone(), view.clone(), limits));
         let leadership = Leadership {
             raft,
             raft_id,
@@ -209,6 +247,7 @@ impl Manager {
             forced,
             founding: Mutex::new(founding),
             agent_heartbeat: timings.agent_heartbeat,
+            lease: timings.election_max,
         };
         let leadership = runtime.spawn(leadership.run()).abort_handle();
         runtime.spawn(keeper.run());
@@ -247,6 +286,39 @@ impl Manager {
     #[must_use]
     pub fn leader_addr(&self) -> Option<String> {
         rpc::leader_addr(&self.shared)
+    }
+
+    /// Takes this node's manager out of Raft and its node down, for good. The cluster refuses where
+    /// too few managers would be left.
+    ///
+    /// # Errors
+    /// The leader refused, or there is none.
+    pub async fn leave(&self) -> Result<(), Status> {
+        let node_id = self.shared.node_id.clone();
+        rpc::write(&self.shared, Kind::Leave(LeaveWrite { node_id })).await.map(drop)
+    }
+
+    /// A new certificate for this node's own key, where its old one serves no more: after a restore
+    /// it may have expired. Others ask by `Ca.Renew`.
+    ///
+    /// # Errors
+    /// The leader refused, or there is none.
+    pub async fn renew(&self, csr: Vec<u8>) -> Result<IssuedCertificate, Status> {
+        let renew = RenewWrite { node_id: self.shared.node_id.clone(), csr };
+        match rpc::write(&self.shared, Kind::Renew(renew)).await?.result {
+            Some(Of::Joined(JoinResponse { certificate: Some(certificate), .. })) => {
+                Ok(certificate)
+            }
+            _ => Err(rpc::status::unexpected()),
+        }
+    }
+
+    /// Node ids of the managers that the leader reaches, itself among them.
+    ///
+    /// # Errors
+    /// There is no leader.
+    pub async fn reachable(&self) -> Result<Vec<String>, Status> {
+        rpc::reachable(&self.shared).await
     }
 
     /// Whether this manager leads and serves.
@@ -381,6 +453,16 @@ impl Manager {
 
 fn now(machine: &mut StateMachine) -> BoxFuture<'_, (SnapshotMeta, Store)> {
     Box::pin(std::future::ready(machine.now()))
+}
+
+fn no_certificate() -> ManagerError {
+    ManagerError::Refused { reason: "a manager needs a certificate".into() }
+}
+
+/// Tells a later start of a manager from an earlier one.
+fn generation() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A process that was just killed may hold the log a moment longer.

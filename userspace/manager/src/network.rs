@@ -22,9 +22,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_api::RaftMessage;
 use shoal_api::raft_client::RaftClient;
-use tonic::transport::{Channel, Endpoint};
+use shoal_transport::{Credentials, Dial, DialError};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use crate::address_book::AddressBook;
 use crate::state_machine::View;
 use crate::types::{ENCODING, Peer, Snapshot, TypeConfig, Vote, from_message, to_message};
 
@@ -34,8 +36,6 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 const PIECE: usize = 1 << 20;
 /// How long a peer may take to store entries; a disk's flush can take a while under load.
 const APPEND: Duration = Duration::from_secs(1);
-/// A peer on a local network answers a SYN at once or not at all.
-const CONNECT: Duration = Duration::from_millis(400);
 /// Time-outs in a row before a connection is given up; one can be a busy moment of the peer.
 const PATIENCE: u32 = 2;
 /// Between two tries to reach a peer: a joining or returning manager is found within this.
@@ -43,17 +43,17 @@ const RETRY: Duration = Duration::from_millis(100);
 
 type RpcError = RPCError<TypeConfig>;
 
-/// How a manager is reached.
+/// A connection to a manager, made now.
 ///
 /// # Errors
-/// `addr` is not `host:port`.
-pub fn endpoint(addr: &str) -> Result<Endpoint, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?
-        .connect_timeout(CONNECT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(1))
-        .keep_alive_timeout(Duration::from_secs(2));
-    Ok(endpoint)
+/// It cannot be reached, or is no manager of this cluster.
+pub async fn connect(credentials: &Credentials, addr: &str) -> Result<Channel, DialError> {
+    shoal_transport::connect(credentials, addr, &dial()).await
+}
+
+/// A dead peer is noticed though nothing is asked of it: the next call must not wait for it.
+fn dial() -> Dial {
+    Dial { keepalive_while_idle: true, ..Dial::default() }
 }
 
 /// Makes the connections.
@@ -62,14 +62,26 @@ pub struct Network {
     pub id: u64,
     /// Knows the cluster.
     pub view: Arc<View>,
+    /// Where the others are, when not where the membership says.
+    pub book: Arc<AddressBook>,
+    /// This node's certificate.
+    pub credentials: Credentials,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, peer: &Peer) -> Connection {
-        let (id, view, addr) = (self.id, self.view.clone(), peer.addr.clone());
-        Connection { id, view, target, addr, client: None, timeouts: 0 }
+        Connection {
+            id: self.id,
+            view: self.view.clone(),
+            book: self.book.clone(),
+            credentials: self.credentials.clone(),
+            target,
+            addr: peer.addr.clone(),
+            client: None,
+            timeouts: 0,
+        }
     }
 }
 
@@ -77,23 +89,31 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 pub struct Connection {
     id: u64,
     view: Arc<View>,
+    book: Arc<AddressBook>,
+    credentials: Credentials,
     target: u64,
+    /// Of the membership when this was made.
     addr: String,
-    client: Option<RaftClient<Channel>>,
+    /// And the address that it goes to.
+    client: Option<(String, RaftClient<Channel>)>,
     timeouts: u32,
 }
 
 impl Connection {
     fn client(&mut self) -> Result<RaftClient<Channel>, RpcError> {
-        if let Some(client) = &self.client {
+        let addr = self.book.addr(self.target).unwrap_or_else(|| self.addr.clone());
+        if let Some((to, client)) = &self.client
+            && *to == addr
+        {
             return Ok(client.clone());
         }
-        let endpoint =
-            endpoint(&self.addr).map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))?;
-        let client = RaftClient::new(endpoint.connect_lazy())
+        let channel = shoal_transport::lazy(&self.credentials, &addr, &dial())
+            .map_err(|e| RPCError::Unreachable(Unreachable::new(&e)))?;
+        let client = RaftClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        Ok(self.client.insert(client).clone())
+        self.client = Some((addr, client.clone()));
+        Ok(client)
     }
 
     /// A message for this peer and no other.

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use shoal_api::{
-    Caller, NodeProgress, SessionMessage, SessionRequest, TaskStatusUpdate, Write, WriteResult,
+    Caller, HeartbeatRequest, NodeProgress, SessionMessage, SessionRequest, TaskStatusUpdate,
+    Write, WriteResult,
 };
 use shoal_control::Refusal;
 use tokio::sync::{mpsc, oneshot};
@@ -34,7 +35,7 @@ pub enum Command {
     Open {
         /// The session's id, made by the RPC.
         session_id: String,
-        /// What the agent says of its node.
+        /// What the agent says of its node, which is that of its certificate.
         request: SessionRequest,
         /// Where its messages go, and in the end why there are no more.
         messages: Messages,
@@ -46,17 +47,19 @@ pub enum Command {
     },
     /// A sign of life.
     Heartbeat {
-        /// Of which session.
-        session_id: String,
-        /// The index that the node's kernel holds.
-        held_index: u64,
-        /// Whether the session is known.
-        reply: oneshot::Sender<bool>,
+        /// Node id of the caller's certificate.
+        caller: String,
+        /// Of which session, and what the node holds.
+        request: HeartbeatRequest,
+        /// Until the next one, in nanoseconds; `None` when the session is not known.
+        reply: oneshot::Sender<Option<u64>>,
     },
     /// States that tasks have reached.
     Statuses {
         /// Of which session.
         session_id: String,
+        /// Node id of the caller's certificate.
+        caller: String,
         /// The tasks.
         updates: Vec<TaskStatusUpdate>,
         /// Answered when the states have committed.

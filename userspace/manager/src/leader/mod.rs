@@ -5,7 +5,7 @@
 //! something comes in or a deadline is due. When leadership is lost the loop is dropped: whoever
 //! waits for an answer learns that there is none, and every session ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,13 +16,16 @@ use openraft::{Instant as _, ServerState};
 use parking_lot::Mutex;
 use prost::Message;
 use shoal_api::time::Timestamp;
-use shoal_api::{Batch, JoinRequest, Managers, SessionMessage, SessionStart, session_message};
+use shoal_api::{
+    Batch, HeartbeatRequest, JoinRequest, Managers, SessionMessage, SessionStart, Standing,
+    session_message,
+};
 use shoal_control::{Control, Input, Store};
 use tokio::sync::mpsc;
 use tonic::Status;
 use tracing::{debug, error, info, warn};
 
-pub use self::desk::{Command, Desk, LastHeard, Messages, Reply};
+pub use self::desk::{Command, Desk, LastHeard, Messages, NotServing, Reply};
 use crate::founding::Founding;
 use crate::members;
 use crate::rpc::status;
@@ -66,8 +69,10 @@ pub struct Leadership {
     pub forced: Option<JoinRequest>,
     /// Who waits for the cluster to be founded.
     pub founding: Mutex<Option<Reply>>,
-    /// How often an agent must send a heartbeat.
+    /// How often an agent must send a heartbeat, where the cluster's spec says nothing.
     pub agent_heartbeat: Duration,
+    /// How long a leader counts a manager's answer.
+    pub lease: Duration,
 }
 
 impl Leadership {
@@ -89,7 +94,7 @@ impl Leadership {
                 let leader = Leader::new(&self);
                 tokio::select! {
                     () = leader.run(commands) => {}
-                    () = members::reconcile(&self.raft, self.raft_id, &self.view, &self.desk) => {}
+                    () = self.reconcile() => {}
                     () = self.lost(term) => {}
                 }
                 self.desk.close();
@@ -99,6 +104,18 @@ impl Leadership {
                 return;
             }
         }
+    }
+
+    /// Follows the store, once that is the one of this manager's Raft: after a forced recovery it
+    /// first names members that are lost.
+    async fn reconcile(&self) {
+        let mut applied = self.view.events.applied();
+        while self.forced.is_some() && !knows(&self.view.store(), self.raft_id) {
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+        members::reconcile(&self.raft, self.raft_id, &self.view, &self.desk).await;
     }
 
     /// Returns when this manager does not lead in `term` any more, or nobody follows: its nodes are
@@ -178,15 +195,21 @@ fn newest(store: &Store) -> u64 {
     all.map(|meta| meta.updated_at_ns).max().unwrap_or(0)
 }
 
+/// One agent's stream.
+struct Session {
+    node_id: String,
+    messages: Messages,
+}
+
 struct Leader {
     raft: Raft,
     view: Arc<View>,
     clock: Clock,
     control: Control,
-    heartbeat: Duration,
-    sessions: BTreeMap<String, Messages>,
-    /// Node ids by session, until callers come with their certificates' own.
-    owners: BTreeMap<String, String>,
+    /// Where the cluster's spec says nothing.
+    usual_heartbeat: Duration,
+    lease: Duration,
+    sessions: BTreeMap<String, Session>,
     /// Who waits for the answer to a ticket.
     waiting: BTreeMap<u64, Reply>,
     tickets: u64,
@@ -206,31 +229,28 @@ impl Leader {
             view,
             clock,
             control,
-            heartbeat: leadership.agent_heartbeat,
+            usual_heartbeat: leadership.agent_heartbeat,
+            lease: leadership.lease,
             sessions: BTreeMap::new(),
-            owners: BTreeMap::new(),
             waiting: BTreeMap::new(),
             tickets: 0,
             managers: store.manager_addrs(),
             inputs: Vec::new(),
         };
         if store.cluster().is_none()
-            && let Some(bootstrap) = leadership.bootstrap.clone()
+            && let Some(founding) = leadership.bootstrap.clone()
         {
             // After a restart nobody waits for it.
             let waiting = leadership.founding.lock().take();
             let id = leader.ticket(waiting);
-            let cluster = bootstrap.cluster;
-            let founding = shoal_control::Founding {
-                node: bootstrap.node,
-                cluster_id: cluster.id,
-                root_ca: cluster.root_ca.unwrap_or_default(),
-                unlock_key: cluster.unlock_key,
-                spec: cluster.spec,
-                address_pools: cluster.address_pools,
-                subnet_size: cluster.subnet_size,
-            };
-            leader.inputs.push(Input::Bootstrap { id, founding: Box::new(founding) });
+            let founding = Box::new(founding.into_control());
+            leader.inputs.push(Input::Bootstrap { id, founding });
+        }
+        if let Some(node) = leadership.forced.clone()
+            && !knows(&store, leadership.raft_id)
+        {
+            let id = leader.ticket(None);
+            leader.inputs.push(Input::ForceNew { id, node, raft_id: leadership.raft_id });
         }
         leader
     }
@@ -278,24 +298,22 @@ impl Leader {
                 let id = self.ticket(Some(reply));
                 self.inputs.push(Input::Write { id, caller, write });
             }
-            Command::Statuses { session_id, updates, reply } => {
+            Command::Statuses { session_id, caller, updates, reply } => {
                 let id = self.ticket(Some(reply));
-                let caller = self.owners.get(&session_id).cloned().unwrap_or_default();
                 self.inputs.push(Input::TaskStatuses { id, session_id, caller, updates });
             }
             Command::Open { session_id, request, messages } => {
                 let start = session_message::Message::Start(SessionStart {
                     session_id: session_id.clone(),
-                    heartbeat_period_ns: u64::try_from(self.heartbeat.as_nanos())
-                        .unwrap_or(u64::MAX),
+                    heartbeat_period_ns: self.heartbeat_ns(),
                 });
                 // The queue is new and empty.
                 drop(messages.try_send(message(start)));
                 drop(messages.try_send(message(managers(&self.managers))));
-                self.sessions.insert(session_id.clone(), messages);
-                let caller = request.node_id.clone();
-                self.owners.insert(session_id.clone(), caller.clone());
-                self.inputs.push(Input::SessionOpened { session_id, caller, request });
+                let node_id = request.node_id.clone();
+                let session = Session { node_id: node_id.clone(), messages };
+                self.sessions.insert(session_id.clone(), session);
+                self.inputs.push(Input::SessionOpened { session_id, caller: node_id, request });
             }
             Command::Close { session_id } => {
                 // One that was ended here is closed for control already.
@@ -303,12 +321,12 @@ impl Leader {
                     self.inputs.push(Input::SessionClosed { session_id });
                 }
             }
-            Command::Heartbeat { session_id, held_index, reply } => {
-                let known = self.sessions.contains_key(&session_id);
-                reply.send(known).ok();
+            Command::Heartbeat { caller, request, reply } => {
+                let HeartbeatRequest { session_id, held_index, issuer_digest } = request;
+                let session = self.sessions.get(&session_id);
+                let known = session.is_some_and(|session| session.node_id == caller);
+                reply.send(known.then(|| self.heartbeat_ns())).ok();
                 if known {
-                    let caller = self.owners.get(&session_id).cloned().unwrap_or_default();
-                    let issuer_digest = String::new();
                     let beat = Input::Heartbeat { session_id, caller, held_index, issuer_digest };
                     self.inputs.push(beat);
                 }
@@ -322,9 +340,27 @@ impl Leader {
         }
     }
 
+    /// How often an agent must send a heartbeat, as the cluster's spec says.
+    fn heartbeat_ns(&self) -> u64 {
+        let store = self.view.store();
+        let period = store.cluster().map_or(self.usual_heartbeat, |now| now.heartbeat_period());
+        u64::try_from(period.as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Which managers' nodes answer this leader.
+    fn reachable(&self, store: &Store) -> BTreeSet<String> {
+        let metrics = self.raft.metrics();
+        let reachable = members::reachable(&metrics.borrow_watched(), self.lease);
+        let nodes = store.nodes().filter(|node| {
+            node.manager.as_ref().is_some_and(|manager| reachable.contains(&manager.raft_id))
+        });
+        nodes.map(|node| node.id.clone()).collect()
+    }
+
     /// One step of the control plane and what follows from it. `None`: Raft has stopped.
     async fn step(&mut self) -> Option<()> {
-        let inputs = std::mem::take(&mut self.inputs);
+        let mut inputs = vec![Input::Reachable { node_ids: self.reachable(&self.view.store()) }];
+        inputs.append(&mut self.inputs);
         let step = self.control.step(&self.view.store(), inputs, self.clock.now());
         for (id, refusal) in step.refused {
             if let Some(reply) = self.waiting.remove(&id) {
@@ -332,8 +368,8 @@ impl Leader {
             }
         }
         for (session_id, reason) in step.closed {
-            if let Some(messages) = self.sessions.remove(&session_id) {
-                drop(messages.try_send(Err(status::refused(&reason))));
+            if let Some(session) = self.sessions.remove(&session_id) {
+                drop(session.messages.try_send(Err(status::refused(&reason))));
             }
         }
         if let Some(batch) = step.batch {
@@ -357,6 +393,7 @@ impl Leader {
             }
         }
         self.tell_managers(&store);
+        self.tell_standings(&store);
         self.tell_assignments(&store);
         Some(())
     }
@@ -383,26 +420,53 @@ impl Leader {
         let now = store.manager_addrs();
         if now != self.managers {
             self.managers = now;
-            for messages in self.sessions.values() {
+            for session in self.sessions.values() {
                 // One whose queue is full is ended with its next assignments.
-                drop(messages.try_send(message(managers(&self.managers))));
+                drop(session.messages.try_send(message(managers(&self.managers))));
             }
         }
     }
 
-    /// A session that cannot take its assignments ends: the agent opens a new one and gets a full
-    /// set, which is less than all that it has missed.
-    fn tell_assignments(&mut self, store: &Store) {
-        for (session_id, assignments) in self.control.assignments(store) {
-            let Some(messages) = self.sessions.get(&session_id) else { continue };
-            let assignments = session_message::Message::Assignments(assignments);
-            if messages.try_send(message(assignments)).is_err() {
-                debug!(session_id, "the agent is gone or too slow, its session ends");
-                self.sessions.remove(&session_id);
-                self.inputs.push(Input::SessionClosed { session_id });
-            }
+    /// What its node's certificate is to say, and whom it is to trust.
+    fn tell_standings(&mut self, store: &Store) {
+        let standings = self.control.standings(store);
+        if standings.is_empty() {
+            return;
+        }
+        let root_ca = store.cluster().and_then(|cluster| cluster.root_ca.as_ref());
+        let roots_pem = root_ca.map(shoal_identity::roots_pem).unwrap_or_default();
+        for standing in standings {
+            let told = session_message::Message::Standing(Standing {
+                role: standing.role.into(),
+                issuer_digest: standing.issuer_digest,
+                roots_pem: roots_pem.clone(),
+            });
+            self.send(&standing.session_id, told);
         }
     }
+
+    fn tell_assignments(&mut self, store: &Store) {
+        for (session_id, assignments) in self.control.assignments(store) {
+            self.send(&session_id, session_message::Message::Assignments(assignments));
+        }
+    }
+
+    /// A session that cannot take what it must know ends: the agent opens a new one and gets all of
+    /// it anew, which is less than what it has missed.
+    fn send(&mut self, session_id: &str, what: session_message::Message) {
+        let Some(session) = self.sessions.get(session_id) else { return };
+        if session.messages.try_send(message(what)).is_err() {
+            debug!(session_id, "the agent is gone or too slow, its session ends");
+            self.sessions.remove(session_id);
+            self.inputs.push(Input::SessionClosed { session_id: session_id.to_owned() });
+        }
+    }
+}
+
+/// Whether the store has a manager of this Raft id.
+fn knows(store: &Store, raft_id: u64) -> bool {
+    let mut managers = store.nodes().filter_map(|node| node.manager.as_ref());
+    managers.any(|manager| manager.raft_id == raft_id)
 }
 
 /// How much a command adds to a batch at most, as [`TAKEN`] counts it.
@@ -441,7 +505,8 @@ mod tests {
     fn a_step_takes_in_fewer_commands_when_they_are_large() {
         let (reply, _) = tokio::sync::oneshot::channel();
         let updates = vec![shoal_api::TaskStatusUpdate::default(); 200];
-        let report = Command::Statuses { session_id: "s".into(), updates, reply };
+        let (session_id, caller) = ("s".into(), "n".into());
+        let report = Command::Statuses { session_id, caller, updates, reply };
         assert_eq!(weight(&report), 201);
         assert_eq!(weight(&Command::Close { session_id: "s".into() }), 1);
     }

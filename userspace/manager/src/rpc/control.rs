@@ -7,33 +7,47 @@ use shoal_api::control_server::Control;
 use shoal_api::write::Write as Kind;
 use shoal_api::write_result::Result as Of;
 use shoal_api::{
-    CreateServiceRequest, CreateServiceResponse, ListNetworksResponse, ListNodesResponse,
-    ListRequest, ListServicesResponse, ListTasksResponse, RemoveServiceRequest,
-    RemoveServiceResponse, StatusRequest, StatusResponse, UpdateNodeRequest, UpdateNodeResponse,
-    UpdateServiceRequest, UpdateServiceResponse, WatchRequest, Write,
+    Cluster, CreateServiceRequest, CreateServiceResponse, GetClusterRequest, GetClusterResponse,
+    GetUnlockKeyRequest, GetUnlockKeyResponse, ListNetworksResponse, ListNodesResponse,
+    ListRequest, ListServicesResponse, ListTasksResponse, RemoveNodeRequest, RemoveNodeResponse,
+    RemoveServiceRequest, RemoveServiceResponse, StatusRequest, StatusResponse,
+    UpdateClusterRequest, UpdateClusterResponse, UpdateClusterWrite, UpdateNodeRequest,
+    UpdateNodeResponse, UpdateServiceRequest, UpdateServiceResponse, WatchRequest, Write,
 };
 use shoal_control::Store;
 use tonic::{Request, Response, Status};
 
-use super::caller::caller;
 use super::watching::{self, Watch};
-use super::{Shared, status, to_leader};
+use super::{Shared, caller, status, to_leader};
 
 /// The service.
 pub struct ControlRpc(pub Arc<Shared>);
 
 impl ControlRpc {
-    async fn write<T>(&self, request: Request<T>, kind: fn(T) -> Kind) -> Result<Of, Status> {
-        let caller = caller(&request);
+    async fn write<T: Sync>(&self, request: Request<T>, kind: fn(T) -> Kind) -> Result<Of, Status> {
+        let caller = caller::manager(&self.0, &request).await?;
         let write = Write { write: Some(kind(request.into_inner())) };
         let result = to_leader::write(&self.0, caller, write).await?;
         result.result.ok_or_else(status::unexpected)
     }
 
     /// All objects of a kind, as of now.
-    async fn read<T: Clone>(&self, list: impl Fn(&Store) -> Vec<Arc<T>>) -> Result<Vec<T>, Status> {
+    async fn read<T: Clone>(
+        &self,
+        request: &Request<ListRequest>,
+        list: impl Fn(&Store) -> Vec<Arc<T>>,
+    ) -> Result<Vec<T>, Status> {
+        caller::manager(&self.0, request).await?;
         to_leader::catch_up(&self.0).await?;
         Ok(list(&self.0.view.store()).into_iter().map(Arc::unwrap_or_clone).collect())
+    }
+
+    /// The cluster with its secrets, as of now.
+    async fn cluster<T: Sync>(&self, request: &Request<T>) -> Result<Cluster, Status> {
+        caller::manager(&self.0, request).await?;
+        to_leader::catch_up(&self.0).await?;
+        let store = self.0.view.store();
+        store.cluster().cloned().map(Arc::unwrap_or_clone).ok_or_else(status::no_leader)
     }
 
     fn leader_id(&self) -> String {
@@ -90,72 +104,94 @@ impl Control for ControlRpc {
 
     async fn remove_node(
         &self,
-        _request: Request<shoal_api::RemoveNodeRequest>,
-    ) -> Result<Response<shoal_api::RemoveNodeResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<RemoveNodeResponse>, Status> {
+        match self.write(request, Kind::RemoveNode).await? {
+            Of::Removed(_) => Ok(Response::new(RemoveNodeResponse {})),
+            _ => Err(status::unexpected()),
+        }
     }
 
     async fn get_cluster(
         &self,
-        _request: Request<shoal_api::GetClusterRequest>,
-    ) -> Result<Response<shoal_api::GetClusterResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<GetClusterRequest>,
+    ) -> Result<Response<GetClusterResponse>, Status> {
+        let cluster = self.cluster(&request).await?.redacted();
+        Ok(Response::new(GetClusterResponse { cluster: Some(cluster) }))
     }
 
     async fn update_cluster(
         &self,
-        _request: Request<shoal_api::UpdateClusterRequest>,
-    ) -> Result<Response<shoal_api::UpdateClusterResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<UpdateClusterRequest>,
+    ) -> Result<Response<UpdateClusterResponse>, Status> {
+        // The leader draws the secrets.
+        let kind = |request| {
+            Kind::UpdateCluster(UpdateClusterWrite {
+                request: Some(request),
+                ..UpdateClusterWrite::default()
+            })
+        };
+        match self.write(request, kind).await? {
+            Of::Cluster(cluster) => {
+                Ok(Response::new(UpdateClusterResponse { cluster: Some(cluster.redacted()) }))
+            }
+            _ => Err(status::unexpected()),
+        }
     }
 
     async fn get_unlock_key(
         &self,
-        _request: Request<shoal_api::GetUnlockKeyRequest>,
-    ) -> Result<Response<shoal_api::GetUnlockKeyResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<GetUnlockKeyRequest>,
+    ) -> Result<Response<GetUnlockKeyResponse>, Status> {
+        let unlock_key = self.cluster(&request).await?.unlock_key.clone();
+        Ok(Response::new(GetUnlockKeyResponse { unlock_key }))
     }
 
     async fn list_nodes(
         &self,
-        _request: Request<ListRequest>,
+        request: Request<ListRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
-        let nodes = self.read(|store| store.nodes().cloned().collect()).await?;
-        Ok(Response::new(ListNodesResponse {
-            nodes,
-            leader_id: self.leader_id(),
-            ..ListNodesResponse::default()
-        }))
+        caller::manager(&self.0, &request).await?;
+        let caught = to_leader::catch_up(&self.0).await?;
+        let store = self.0.view.store();
+        let nodes: Vec<_> = store.nodes().map(|node| (**node).clone()).collect();
+        let managers = nodes.iter().filter_map(|node| Some((node, node.manager.as_ref()?)));
+        let reachable = managers
+            .filter(|(_, manager)| caught.reachable.contains(&manager.raft_id))
+            .map(|(node, _)| node.id.clone())
+            .collect();
+        Ok(Response::new(ListNodesResponse { nodes, leader_id: self.leader_id(), reachable }))
     }
 
     async fn list_services(
         &self,
-        _request: Request<ListRequest>,
+        request: Request<ListRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
-        let services = self.read(|store| store.services().cloned().collect()).await?;
+        let services = self.read(&request, |store| store.services().cloned().collect()).await?;
         Ok(Response::new(ListServicesResponse { services }))
     }
 
     async fn list_tasks(
         &self,
-        _request: Request<ListRequest>,
+        request: Request<ListRequest>,
     ) -> Result<Response<ListTasksResponse>, Status> {
-        let tasks = self.read(|store| store.tasks().cloned().collect()).await?;
+        let tasks = self.read(&request, |store| store.tasks().cloned().collect()).await?;
         Ok(Response::new(ListTasksResponse { tasks }))
     }
 
     async fn list_networks(
         &self,
-        _request: Request<ListRequest>,
+        request: Request<ListRequest>,
     ) -> Result<Response<ListNetworksResponse>, Status> {
-        let networks = self.read(|store| store.networks().cloned().collect()).await?;
+        let networks = self.read(&request, |store| store.networks().cloned().collect()).await?;
         Ok(Response::new(ListNetworksResponse { networks }))
     }
 
     async fn status(
         &self,
-        _request: Request<StatusRequest>,
+        request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
+        caller::manager(&self.0, &request).await?;
         let nodes = to_leader::progress(&self.0).await?;
         let applied_index = *self.0.view.events.applied().borrow();
         Ok(Response::new(StatusResponse { leader_id: self.leader_id(), applied_index, nodes }))
@@ -164,7 +200,8 @@ impl Control for ControlRpc {
     type WatchStream = Watch;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Watch>, Status> {
+        let caller = caller::manager(&self.0, &request).await?;
         let after = request.into_inner().after_index;
-        Ok(Response::new(watching::from(self.0.view.clone(), after)?))
+        Ok(Response::new(watching::from(self.0.view.clone(), caller, after)?))
     }
 }

@@ -8,13 +8,13 @@ use futures::Stream;
 use shoal_api::dispatcher_server::Dispatcher;
 use shoal_api::id::from_bits;
 use shoal_api::{
-    HeartbeatRequest, HeartbeatResponse, SessionMessage, SessionRequest, UpdateTaskStatusRequest,
-    UpdateTaskStatusResponse,
+    Caller, HeartbeatRequest, HeartbeatResponse, SessionMessage, SessionRequest,
+    UpdateTaskStatusRequest, UpdateTaskStatusResponse,
 };
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 
-use super::{Shared, status, to_leader};
+use super::{Shared, caller, status, to_leader};
 use crate::leader::{Command, Desk, SESSION_QUEUE};
 
 /// The service.
@@ -40,9 +40,13 @@ impl Dispatcher for DispatcherRpc {
     type SessionStream = Session;
 
     async fn session(&self, request: Request<SessionRequest>) -> Result<Response<Session>, Status> {
+        let Caller { node_id: caller, .. } = caller::member(&self.0, &request)?;
+        let request = request.into_inner();
+        if request.node_id != caller {
+            return Err(status::another_node(&caller, &request.node_id));
+        }
         let session_id = from_bits(rand::random());
         let (queue, messages) = mpsc::channel(SESSION_QUEUE);
-        let request = request.into_inner();
         self.send(Command::Open { session_id: session_id.clone(), request, messages: queue })?;
         Ok(Response::new(Session { session_id, messages, desk: self.0.desk.clone() }))
     }
@@ -51,12 +55,14 @@ impl Dispatcher for DispatcherRpc {
         &self,
         request: Request<HeartbeatRequest>,
     ) -> Result<Response<HeartbeatResponse>, Status> {
-        let HeartbeatRequest { session_id, held_index, .. } = request.into_inner();
+        let Caller { node_id: caller, .. } = caller::member(&self.0, &request)?;
         let (reply, known) = oneshot::channel();
-        self.send(Command::Heartbeat { session_id, held_index, reply })?;
+        self.send(Command::Heartbeat { caller, request: request.into_inner(), reply })?;
         match known.await {
-            Ok(true) => Ok(Response::new(HeartbeatResponse::default())),
-            Ok(false) => Err(status::no_session()),
+            Ok(Some(heartbeat_period_ns)) => {
+                Ok(Response::new(HeartbeatResponse { heartbeat_period_ns }))
+            }
+            Ok(None) => Err(status::no_session()),
             Err(_dropped) => Err(not_here(&self.0)),
         }
     }
@@ -65,9 +71,10 @@ impl Dispatcher for DispatcherRpc {
         &self,
         request: Request<UpdateTaskStatusRequest>,
     ) -> Result<Response<UpdateTaskStatusResponse>, Status> {
+        let Caller { node_id: caller, .. } = caller::member(&self.0, &request)?;
         let UpdateTaskStatusRequest { session_id, updates } = request.into_inner();
         let (reply, stored) = oneshot::channel();
-        self.send(Command::Statuses { session_id, updates, reply })?;
+        self.send(Command::Statuses { session_id, caller, updates, reply })?;
         match stored.await {
             Ok(Ok(_)) => Ok(Response::new(UpdateTaskStatusResponse {})),
             Ok(Err(refusal)) => Err(status::refused(&refusal)),

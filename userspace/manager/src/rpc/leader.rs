@@ -1,18 +1,18 @@
-//! `Leader`, what managers ask of the leader, and `Membership`, by which nodes join.
+//! `Leader`: what managers ask of the leader, and where they say where they are.
 
 use std::sync::Arc;
 
 use shoal_api::leader_server::Leader;
-use shoal_api::membership_server::Membership;
 use shoal_api::{
-    Caller, ForwardRequest, JoinRequest, JoinResponse, NodeSpec, ReadIndexRequest,
-    ReadIndexResponse, StatusRequest, StatusResponse, Write, WriteResult, write, write_result,
+    AnnounceRequest, AnnounceResponse, ForwardRequest, ReadIndexRequest, ReadIndexResponse,
+    StatusRequest, StatusResponse, WriteResult,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, status, to_leader};
+use super::serve::{self, Unserved};
+use super::{Shared, caller, status, to_leader};
 use crate::leader::Command;
 
 /// `Leader`.
@@ -31,65 +31,54 @@ impl Leader for LeaderRpc {
         &self,
         request: Request<ForwardRequest>,
     ) -> Result<Response<WriteResult>, Status> {
+        caller::colleague(&self.0, &request)?;
+        // The manager that took the call has checked whose it is.
         let ForwardRequest { caller, write } = request.into_inner();
-        let (reply, answer) = oneshot::channel();
         let (caller, write) = (caller.unwrap_or_default(), write.unwrap_or_default());
-        let command = Command::Write { caller, write, reply };
-        self.0.desk.send(command).map_err(|_| self.not_leader())?;
-        match answer.await {
-            Ok(Ok(result)) => Ok(Response::new(result)),
-            Ok(Err(refusal)) => Err(status::refused(&refusal)),
-            Err(_dropped) => Err(status::unknown_outcome()),
+        match serve::write(&self.0, caller, write).await {
+            Ok(result) => Ok(Response::new(result)),
+            Err(Unserved::NotHere) => Err(self.not_leader()),
+            Err(Unserved::Lost) => Err(status::unknown_outcome()),
+            Err(Unserved::Refused(refusal)) => Err(refusal),
         }
     }
 
     async fn announce(
         &self,
-        _request: Request<shoal_api::AnnounceRequest>,
-    ) -> Result<Response<shoal_api::AnnounceResponse>, Status> {
-        Err(Status::unimplemented("not there yet"))
+        request: Request<AnnounceRequest>,
+    ) -> Result<Response<AnnounceResponse>, Status> {
+        let peer = caller::raft_peer(&self.0, &request)?;
+        if let Some(mut from) = request.get_ref().from.clone() {
+            peer.speaks_for(&self.0.view.store(), from.raft_id)?;
+            from.node_id = peer.node_id().to_owned();
+            self.0.book.take(from);
+        }
+        Ok(Response::new(AnnounceResponse { managers: self.0.book.all() }))
     }
 
     async fn read_index(
         &self,
-        _request: Request<ReadIndexRequest>,
+        request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexResponse>, Status> {
+        caller::colleague(&self.0, &request)?;
         let deadline = Instant::now() + self.0.read_timeout;
-        let index = to_leader::own_read_index(&self.0, deadline).await;
-        let index = index.ok_or_else(|| self.not_leader())?;
+        let caught = to_leader::own_read_index(&self.0, deadline).await;
+        let caught = caught.ok_or_else(|| self.not_leader())?;
         let leader_id = self.0.node_id.clone();
-        Ok(Response::new(ReadIndexResponse { index, leader_id, reachable: Vec::new() }))
+        let reachable = caught.reachable.into_iter().collect();
+        Ok(Response::new(ReadIndexResponse { index: caught.index, leader_id, reachable }))
     }
 
     async fn status(
         &self,
-        _request: Request<StatusRequest>,
+        request: Request<StatusRequest>,
     ) -> Result<Response<StatusResponse>, Status> {
+        caller::colleague(&self.0, &request)?;
         let (reply, answer) = oneshot::channel();
         self.0.desk.send(Command::Progress { reply }).map_err(|_| self.not_leader())?;
         let nodes = answer.await.map_err(|_dropped| self.not_leader())?;
         let applied_index = *self.0.view.events.applied().borrow();
         let leader_id = self.0.node_id.clone();
         Ok(Response::new(StatusResponse { leader_id, applied_index, nodes }))
-    }
-}
-
-/// `Membership`.
-pub struct MembershipRpc(pub Arc<Shared>);
-
-#[tonic::async_trait]
-impl Membership for MembershipRpc {
-    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
-        let request = request.into_inner();
-        // Whoever joins speaks for itself: it has no certificate yet.
-        let caller = Caller {
-            node_id: request.node_id.clone(),
-            role: request.spec.as_ref().map_or(0, |spec: &NodeSpec| spec.role),
-        };
-        let write = Write { write: Some(write::Write::Join(request)) };
-        match to_leader::write(&self.0, caller, write).await?.result {
-            Some(write_result::Result::Joined(response)) => Ok(Response::new(response)),
-            _ => Err(status::unexpected()),
-        }
     }
 }

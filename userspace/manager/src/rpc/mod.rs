@@ -1,25 +1,31 @@
 //! The gRPC services: each hands what it is asked to the store, the loop or the leader.
 
-pub mod caller;
+mod ca;
+mod caller;
 mod control;
 mod dispatcher;
 mod leader;
-mod raft;
+pub mod raft;
+mod serve;
 pub mod status;
-mod to_leader;
+pub mod to_leader;
 mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use shoal_api::ca_server::CaServer;
 use shoal_api::control_server::ControlServer;
 use shoal_api::dispatcher_server::DispatcherServer;
 use shoal_api::leader_server::LeaderServer;
-use shoal_api::membership_server::MembershipServer;
 use shoal_api::raft_server::RaftServer;
-use tokio::sync::watch;
+use shoal_api::{Caller, NodeRole, Write, WriteResult, write};
+use shoal_transport::Credentials;
+use tokio::sync::{Semaphore, watch};
+use tonic::Status;
 use tonic::service::Routes;
 
+use crate::address_book::AddressBook;
 use crate::leader::{Desk, LastHeard};
 use crate::network::MAX_MESSAGE;
 use crate::state_machine::View;
@@ -35,8 +41,18 @@ pub struct Shared {
     pub disk: watch::Receiver<Option<String>>,
     pub desk: Desk,
     pub last_heard: LastHeard,
+    /// This node's certificate.
+    pub credentials: Credentials,
+    /// Where the managers are.
+    pub book: Arc<AddressBook>,
+    /// To the leader.
+    pub line: to_leader::Line,
+    /// Snapshots that may be taken in at once.
+    pub snapshots: Semaphore,
     pub read_timeout: Duration,
     pub write_timeout: Duration,
+    /// How long a leader counts a manager's answer.
+    pub lease: Duration,
 }
 
 impl Shared {
@@ -55,6 +71,18 @@ pub fn leader_addr(shared: &Shared) -> Option<String> {
     to_leader::leader(shared).map(|(_, addr)| addr)
 }
 
+/// A write of this manager in its own name.
+pub async fn write(shared: &Shared, kind: write::Write) -> Result<WriteResult, Status> {
+    let caller = Caller { node_id: shared.node_id.clone(), role: NodeRole::Manager.into() };
+    to_leader::write(shared, caller, Write { write: Some(kind) }).await
+}
+
+/// Node ids of the managers that the leader reaches.
+pub async fn reachable(shared: &Shared) -> Result<Vec<String>, Status> {
+    let caught = to_leader::catch_up(shared).await?;
+    Ok(caught.reachable.into_iter().filter_map(|raft_id| shared.node_of(raft_id)).collect())
+}
+
 /// What the TCP server serves.
 pub fn routes(shared: &Arc<Shared>) -> Routes {
     let raft = RaftServer::new(raft::RaftRpc(shared.clone()))
@@ -68,7 +96,7 @@ pub fn routes(shared: &Arc<Shared>) -> Routes {
     Routes::new(raft)
         .add_service(control)
         .add_service(dispatcher)
-        .add_service(MembershipServer::new(leader::MembershipRpc(shared.clone())))
+        .add_service(CaServer::new(ca::CaRpc(shared.clone())))
         .add_service(LeaderServer::new(leader::LeaderRpc(shared.clone())))
 }
 

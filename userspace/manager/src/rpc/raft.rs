@@ -1,18 +1,34 @@
 //! `Raft`: hands the other managers' messages to this manager's Raft node.
+//!
+//! A message counts only from the node that holds its sender's Raft id: a manager that was removed
+//! can neither vote nor be a leader, whatever it still has on its disk.
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::time::Duration;
 
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_api::RaftMessage;
 use shoal_api::raft_server::Raft;
+use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::caller::{self, RaftPeer};
 use super::{Shared, status};
 use crate::types::{ENCODING, Snapshot, SnapshotMeta, TypeConfig, Vote, from_message, to_message};
 use crate::{snapshot, types};
+
+/// Snapshots that are taken in at once: the leader's, and one of a leader before it whose end was
+/// not noticed. More would only take memory.
+pub const SNAPSHOTS: usize = 2;
+/// Bytes of a snapshot: a store of a million tasks is smaller, and no peer may fill the memory.
+const SNAPSHOT_BYTES: usize = 1 << 30;
+/// Between two pieces of a snapshot: a sender that is silent for longer is gone.
+const PIECE: Duration = Duration::from_secs(10);
 
 /// The service.
 pub struct RaftRpc(pub Arc<Shared>);
@@ -33,6 +49,21 @@ impl RaftRpc {
             _ => from_message(request).map_err(|reason| status::bad_message(&reason)),
         }
     }
+
+    /// Whether the peer may say what this member says.
+    fn check(&self, peer: &RaftPeer, sender: &Vote) -> Result<(), Status> {
+        peer.speaks_for(&self.0.view.store(), sender.leader_id.voted_for)
+    }
+
+    fn vote_request(
+        &self,
+        request: &Request<RaftMessage>,
+    ) -> Result<VoteRequest<TypeConfig>, Status> {
+        let peer = caller::raft_peer(&self.0, request)?;
+        let request: VoteRequest<TypeConfig> = self.decode(request.get_ref())?;
+        self.check(&peer, &request.vote)?;
+        Ok(request)
+    }
 }
 
 fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Answer {
@@ -41,10 +72,17 @@ fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Answer {
     Ok(Response::new(message))
 }
 
+async fn next(messages: &mut Streaming<RaftMessage>) -> Result<Option<RaftMessage>, Status> {
+    let next = timeout(PIECE, messages.message()).await;
+    next.map_err(|_late| status::stalled("the snapshot"))?
+}
+
 #[tonic::async_trait]
 impl Raft for RaftRpc {
     async fn append_entries(&self, request: Request<RaftMessage>) -> Answer {
+        let peer = caller::raft_peer(&self.0, &request)?;
         let request: AppendEntriesRequest<TypeConfig> = self.decode(request.get_ref())?;
+        self.check(&peer, &request.vote)?;
         let from = request.vote.leader_id.voted_for;
         let result = self.0.raft.append_entries(request).await;
         // One that leads no more is alive too, but nobody's leader.
@@ -55,23 +93,34 @@ impl Raft for RaftRpc {
     }
 
     async fn vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.0.raft.vote(self.decode(request.get_ref())?).await)
+        let request = self.vote_request(&request)?;
+        answer(self.0.raft.vote(request).await)
     }
 
     async fn pre_vote(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.0.raft.pre_vote(self.decode(request.get_ref())?).await)
+        let request = self.vote_request(&request)?;
+        answer(self.0.raft.pre_vote(request).await)
     }
 
     async fn install_snapshot(&self, request: Request<Streaming<RaftMessage>>) -> Answer {
+        let peer = caller::raft_peer(&self.0, &request)?;
+        let room = self.0.snapshots.try_acquire();
+        let _room = room.map_err(|_full| status::busy("snapshots"))?;
         let mut messages = request.into_inner();
-        let Some(head) = messages.message().await? else {
+        let Some(head) = next(&mut messages).await? else {
             return Err(status::bad_message(&types::invalid("an empty snapshot")));
         };
         let (vote, meta): (Vote, SnapshotMeta) = self.decode(&head)?;
+        self.check(&peer, &vote)?;
         let mut bytes = Vec::new();
-        while let Some(piece) = messages.message().await? {
+        while let Some(piece) = next(&mut messages).await? {
             if piece.version != ENCODING {
                 return Err(status::bad_message(&types::invalid("a piece of another encoding")));
+            }
+            // It may be removed meanwhile.
+            self.check(&peer, &vote)?;
+            if bytes.len() + piece.payload.len() > SNAPSHOT_BYTES {
+                return Err(status::bad_message(&types::invalid("a snapshot that is too large")));
             }
             bytes.extend(piece.payload);
         }
@@ -85,6 +134,9 @@ impl Raft for RaftRpc {
     }
 
     async fn transfer_leader(&self, request: Request<RaftMessage>) -> Answer {
-        answer(self.0.raft.handle_transfer_leader(self.decode(request.get_ref())?).await)
+        let peer = caller::raft_peer(&self.0, &request)?;
+        let request: TransferLeaderRequest<TypeConfig> = self.decode(request.get_ref())?;
+        self.check(&peer, request.from_leader())?;
+        answer(self.0.raft.handle_transfer_leader(request).await)
     }
 }

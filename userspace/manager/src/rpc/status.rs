@@ -1,8 +1,11 @@
 //! Which gRPC status says what went wrong; no other file maps errors to codes.
 
+use std::error::Error as _;
 use std::io;
 
 use shoal_control::{Refusal, RefusalKind};
+use shoal_identity::CsrError;
+use shoal_identity::ca::CaError;
 use tonic::{Code, Status};
 
 use crate::events::TooOld;
@@ -71,6 +74,18 @@ pub fn is_not_leader(status: &Status) -> bool {
     status.code() == Code::FailedPrecondition && status.metadata().contains_key(LEADER)
 }
 
+/// Whether a call failed before anything was sent.
+pub fn was_not_sent(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// No such session here: the agent opens a new one.
 pub fn no_session() -> Status {
     Status::not_found("the session is not known, open a new one")
@@ -91,9 +106,77 @@ pub fn another_manager(wanted: u64, own: u64) -> Status {
     Status::failed_precondition(format!("this is manager {own}, not {wanted}"))
 }
 
-/// A Raft message of another cluster's manager.
+/// A message or certificate of another cluster.
 pub fn another_cluster(sender: &str, own: &str) -> Status {
-    Status::failed_precondition(format!("this manager is of cluster {own}, not {sender}"))
+    Status::permission_denied(format!("this manager is of cluster {own}, not {sender}"))
+}
+
+/// All but the first certificate needs one.
+pub fn no_certificate() -> Status {
+    Status::unauthenticated("a certificate of this swarm is required: join it first")
+}
+
+/// It was a member once.
+pub fn removed(node_id: &str) -> Status {
+    Status::permission_denied(format!("node {node_id} was removed from the swarm"))
+}
+
+/// Nobody knows it.
+pub fn not_a_member(node_id: &str) -> Status {
+    Status::permission_denied(format!("node {node_id} is not a member of the swarm"))
+}
+
+/// It may not ask this.
+pub fn not_a_manager(node_id: &str) -> Status {
+    Status::permission_denied(format!("node {node_id} is not a manager of the swarm"))
+}
+
+/// A session belongs to the node that opened it.
+pub fn another_node(caller: &str, node_id: &str) -> Status {
+    Status::permission_denied(format!("node {caller} may not act for node {node_id}"))
+}
+
+/// A Raft id that was given to another node.
+pub fn another_raft_id(node_id: &str, raft_id: u64) -> Status {
+    Status::permission_denied(format!("node {node_id} is not manager {raft_id}"))
+}
+
+/// A Raft id that nobody has any more.
+pub fn removed_raft_id(raft_id: u64) -> Status {
+    Status::permission_denied(format!("manager {raft_id} was removed from the swarm"))
+}
+
+/// A node's id belongs to its key.
+pub fn another_key(wanted: &str, own: &str) -> Status {
+    Status::permission_denied(format!("the key in the request is of node {own}, not of {wanted}"))
+}
+
+/// Not a request for a certificate.
+pub fn bad_request(reason: &CsrError) -> Status {
+    Status::invalid_argument(reason.to_string())
+}
+
+/// A root that the cluster cannot roll over to.
+pub fn bad_root(reason: &CaError) -> Status {
+    match reason {
+        CaError::NoKey => Status::failed_precondition(reason.to_string()),
+        _ => Status::invalid_argument(reason.to_string()),
+    }
+}
+
+/// The certificate could not be signed; asking again may help.
+pub fn no_signature(reason: &dyn std::error::Error) -> Status {
+    Status::unavailable(format!("the certificate could not be signed: {reason}"))
+}
+
+/// More than one manager takes in at a time.
+pub fn busy(what: &str) -> Status {
+    Status::resource_exhausted(format!("this manager takes in no more {what} now"))
+}
+
+/// A stream that does not go on.
+pub fn stalled(what: &str) -> Status {
+    Status::deadline_exceeded(format!("{what} did not go on"))
 }
 
 /// The Raft node has stopped.

@@ -1,15 +1,19 @@
 //! Streams committed events from an index on, at the watcher's own speed.
+//!
+//! The cluster's secrets are taken out, and the stream ends with the word of a watcher that was
+//! removed from the cluster or is no manager any more.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::stream::{self, Stream};
-use shoal_api::WatchResponse;
+use shoal_api::object::Object as Of;
+use shoal_api::{Caller, Event, WatchResponse};
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::status;
+use super::{caller, status};
 use crate::events::Committed;
 use crate::state_machine::View;
 
@@ -17,6 +21,7 @@ use crate::state_machine::View;
 pub type Watch = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
 struct Watcher {
+    caller: Caller,
     view: Arc<View>,
     applied: watch::Receiver<u64>,
     after: u64,
@@ -24,12 +29,12 @@ struct Watcher {
 }
 
 /// Events after an index; 0 means from now on.
-pub fn from(view: Arc<View>, after: u64) -> Result<Watch, Status> {
+pub fn from(view: Arc<View>, caller: Caller, after: u64) -> Result<Watch, Status> {
     let applied = view.events.applied();
     let after = if after == 0 { *applied.borrow() } else { after };
     // A watcher that is too late learns so before it waits.
     view.events.after(after).map_err(|reason| status::too_old(&reason))?;
-    let watcher = Watcher { view, applied, after, ready: VecDeque::new() };
+    let watcher = Watcher { caller, view, applied, after, ready: VecDeque::new() };
     let events = stream::unfold(Some(watcher), |watcher| async {
         let mut watcher = watcher?;
         match watcher.next().await {
@@ -46,7 +51,9 @@ impl Watcher {
         loop {
             if let Some((index, events)) = self.ready.pop_front() {
                 self.after = index;
-                return Ok(Some(WatchResponse { index, events: Arc::unwrap_or_clone(events) }));
+                caller::still_manager(&self.view.store(), &self.caller)?;
+                let events = events.iter().map(redacted).collect();
+                return Ok(Some(WatchResponse { index, events }));
             }
             self.applied.borrow_and_update();
             let newer = self.view.events.after(self.after);
@@ -56,4 +63,12 @@ impl Watcher {
             }
         }
     }
+}
+
+fn redacted(event: &Event) -> Event {
+    let mut event = event.clone();
+    if let Some(Of::Cluster(cluster)) = event.object.as_mut().and_then(|of| of.object.as_mut()) {
+        *cluster = std::mem::take(cluster).redacted();
+    }
+    event
 }

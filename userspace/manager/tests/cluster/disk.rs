@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use shoal_manager::{Config, Manager, ManagerError, Timings, has_state};
+use shoal_manager::{Config, Manager, ManagerError, NewCluster, Timings, has_state};
 
-use crate::harness::{Cluster, eventually, has_file};
+use crate::harness::{Cluster, Host, eventually, has_file};
 
 /// Snapshots after few entries, so that a test need not write thousands.
 fn frequent_snapshots() -> Timings {
@@ -79,7 +79,8 @@ async fn a_folder_of_another_node_or_in_use_or_empty_is_refused() {
     host.kill();
     let other = Config { node_id: "n9".into(), ..host.config() };
     let other = Manager::restart(other).await.err().unwrap();
-    let text = format!("{} belongs to node n1, this is node n9", host.state_dir().display());
+    let text =
+        format!("{} belongs to node {}, this is node n9", host.state_dir().display(), host.node_id);
     assert_eq!(other.to_string(), text);
     let empty = Config { state_dir: host.folder.path().join("none"), ..host.config() };
     let empty = Manager::restart(empty).await.err().unwrap();
@@ -111,20 +112,17 @@ async fn a_damaged_snapshot_or_log_is_named_and_not_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_that_cannot_be_founded_leaves_nothing_behind() {
-    let folder = tempfile::tempdir().unwrap();
-    let state_dir = folder.path().join("manager");
-    let config = Config::new(&state_dir, "n1", "127.0.0.1:1");
-    let node = shoal_api::JoinRequest {
-        node_id: "n1".into(),
-        addr: "127.0.0.1:1".into(),
-        data_path_addr: "127.0.0.1".into(),
-        ..shoal_api::JoinRequest::default()
-    };
-    let wrong = shoal_api::JoinRequest { data_path_addr: "no address".into(), ..node.clone() };
-    let refused = Manager::init(config.clone(), wrong).await.err().unwrap();
+    let (mut host, _listener) = Host::new(1, &Timings::default()).await;
+    let state_dir = host.state_dir();
+    let pools = vec!["10.0.0.0/33".to_owned()];
+    let wrong = host.founding(NewCluster { address_pools: pools, ..NewCluster::default() });
+    let refused = Manager::init(host.config(), wrong).await.err().unwrap();
     assert!(matches!(refused, ManagerError::Refused { .. }), "{refused}");
     assert!(!has_state(&state_dir));
     let left: Vec<_> = fs::read_dir(&state_dir).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["vault"], "the vault was there before");
-    Manager::init(config, node).await.unwrap().shutdown().await;
+    let (mut host, _listener) = Host::new(1, &Timings::default()).await;
+    let right = host.founding(NewCluster::default());
+    let config = Config { state_dir, ..host.config() };
+    Manager::init(config, right).await.unwrap().shutdown().await;
 }

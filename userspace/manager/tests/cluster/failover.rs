@@ -188,14 +188,15 @@ async fn a_leader_without_a_quorum_ends_its_sessions_and_declares_nobody_down() 
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let host = &cluster.hosts[leader];
-    let node_id = cluster.hosts[cluster.follower().await].node_id.clone();
+    let member = &cluster.hosts[cluster.follower().await].member;
+    let node_id = member.node_id.clone();
     let request = SessionRequest {
         node_id: node_id.clone(),
         description: Some(description(&node_id)),
         data_path_addr: "127.0.0.1".into(),
         ..SessionRequest::default()
     };
-    let open = host.dispatcher().session(request).await.unwrap();
+    let open = member.dispatcher(host).session(request).await.unwrap();
     let mut session = open.into_inner();
     wait_for_state(&cluster, leader, &node_id, NodeState::Ready).await;
     let mut watch = host.control().watch(WatchRequest::default()).await.unwrap().into_inner();

@@ -2,37 +2,122 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use shoal_api::ca_client::CaClient;
 use shoal_api::control_client::ControlClient;
 use shoal_api::dispatcher_client::DispatcherClient;
-use shoal_api::membership_client::MembershipClient;
+use shoal_api::time::Timestamp;
 use shoal_api::{
-    ContainerSpec, CreateServiceRequest, EndpointSpec, JoinRequest, JoinResponse, ListRequest,
-    NodeDescription, NodeRole, NodeSpec, Service, ServiceSpec, TaskSpec,
+    Cluster as ClusterObject, ContainerSpec, CreateServiceRequest, EndpointSpec, GetClusterRequest,
+    IssuedCertificate, JoinRequest, JoinResponse, JoinTokens, ListRequest, Node, NodeDescription,
+    NodeRole, NodeSpec, Service, ServiceSpec, TaskSpec,
 };
-use shoal_manager::{Config, Manager, Timings};
+use shoal_identity::{JoinToken, Key, csr};
+use shoal_manager::{Config, Founding, Manager, NewCluster, Timings};
+use shoal_transport::{Credentials, Dial, accept};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tonic::Status;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 
 use crate::wire::Wire;
 
 /// Longer than anything here may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A node: its key, and the certificate that it has by now.
+pub struct Member {
+    pub key: Key,
+    pub node_id: String,
+    pub hostname: String,
+    credentials: Option<Credentials>,
+}
+
+impl Member {
+    pub fn new(number: usize) -> Self {
+        let mut seed = [7; 32];
+        seed[..8].copy_from_slice(&number.to_le_bytes());
+        let key = Key::from_seed(&seed);
+        let node_id = key.node_id();
+        Self { key, node_id, hostname: format!("n{number}"), credentials: None }
+    }
+
+    pub fn credentials(&self) -> Credentials {
+        self.credentials.clone().expect("the node has a certificate")
+    }
+
+    /// Takes a certificate, the first or a new one.
+    pub fn take(&mut self, issued: &IssuedCertificate, key: &Key) {
+        let (chain, roots) = (&issued.chain_pem, &issued.roots_pem);
+        match &self.credentials {
+            Some(credentials) => credentials.replace(chain, key, roots).unwrap(),
+            None => self.credentials = Some(Credentials::new(chain, key, roots).unwrap()),
+        }
+    }
+
+    pub fn request(&self, addr: &str, token: &str) -> JoinRequest {
+        JoinRequest {
+            spec: Some(NodeSpec::default()),
+            description: Some(description(&self.hostname)),
+            addr: addr.into(),
+            data_path_addr: "127.0.0.1".into(),
+            token: token.into(),
+            csr: csr::request(&self.key),
+            ..JoinRequest::default()
+        }
+    }
+
+    /// Joins as its token says, through a manager that is there.
+    pub async fn join(
+        &mut self,
+        through: &Host,
+        addr: &str,
+        token: &str,
+    ) -> Result<JoinResponse, Status> {
+        let pinned = JoinToken::parse(token).unwrap();
+        let dial = Dial::default();
+        let connected = shoal_transport::connect_with_token(&through.inner, &pinned, &dial).await;
+        let request = self.request(addr, token);
+        let joined = CaClient::new(connected.unwrap()).join(request).await?.into_inner();
+        let key = self.key.clone();
+        self.take(joined.certificate.as_ref().unwrap(), &key);
+        Ok(joined)
+    }
+
+    /// A connection in this node's name.
+    pub fn channel(&self, to: &Host) -> Channel {
+        shoal_transport::lazy(&self.credentials(), &to.inner, &Dial::default()).unwrap()
+    }
+
+    pub fn dispatcher(&self, to: &Host) -> DispatcherClient<Channel> {
+        DispatcherClient::new(self.channel(to))
+    }
+
+    pub fn control(&self, to: &Host) -> ControlClient<Channel> {
+        ControlClient::new(self.channel(to))
+    }
+}
+
+/// The wall clock, as certificates are dated by it.
+pub fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap())
+}
+
 /// One host: its disk stays, its process comes and goes.
 pub struct Host {
+    pub member: Member,
     pub node_id: String,
     pub addr: String,
     pub folder: TempDir,
     pub timings: Timings,
     pub wire: Wire,
+    /// Names by which it finds the others.
+    pub join_addrs: Vec<String>,
     /// Where it listens, behind the wire.
-    inner: String,
+    pub inner: String,
     process: Option<Process>,
 }
 
@@ -43,16 +128,19 @@ struct Process {
 
 impl Host {
     /// A host with an address and nothing running.
-    async fn new(number: usize, timings: &Timings) -> (Self, TcpListener) {
+    pub async fn new(number: usize, timings: &Timings) -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let inner = listener.local_addr().unwrap().to_string();
         let wire = Wire::new(inner.clone()).await;
+        let member = Member::new(number);
         let host = Self {
-            node_id: format!("n{number}"),
+            node_id: member.node_id.clone(),
+            member,
             addr: wire.addr.clone(),
             folder: tempfile::tempdir().unwrap(),
             timings: timings.clone(),
             wire,
+            join_addrs: Vec::new(),
             inner,
             process: None,
         };
@@ -60,8 +148,12 @@ impl Host {
     }
 
     pub fn config(&self) -> Config {
-        let timings = self.timings.clone();
-        Config { timings, ..Config::new(self.state_dir(), &self.node_id, &self.addr) }
+        Config {
+            timings: self.timings.clone(),
+            credentials: self.member.credentials.clone(),
+            join_addrs: self.join_addrs.clone(),
+            ..Config::new(self.state_dir(), &self.node_id, &self.addr)
+        }
     }
 
     pub fn state_dir(&self) -> std::path::PathBuf {
@@ -69,20 +161,22 @@ impl Host {
     }
 
     pub fn join_request(&self) -> JoinRequest {
-        let role = NodeRole::Manager.into();
-        JoinRequest {
-            node_id: self.node_id.clone(),
-            spec: Some(NodeSpec { role, ..NodeSpec::default() }),
-            description: Some(description(&self.node_id)),
-            addr: self.addr.clone(),
-            data_path_addr: "127.0.0.1".into(),
-            data_path_port: 0,
-            ..JoinRequest::default()
-        }
+        let node_id = self.node_id.clone();
+        JoinRequest { node_id, ..self.member.request(&self.addr, "") }
+    }
+
+    /// Draws a cluster that this host founds, and takes its certificate.
+    pub fn founding(&mut self, new: NewCluster) -> Founding {
+        let node = self.member.request(&self.addr, "");
+        let (founding, issued) =
+            Founding::new(NewCluster { node, ..new }, &self.member.key, now()).unwrap();
+        let key = self.member.key.clone();
+        self.member.take(&issued, &key);
+        founding
     }
 
     /// Runs a manager in a process of its own and serves it.
-    async fn run<F>(&mut self, start: F, listener: TcpListener)
+    pub async fn run<F>(&mut self, start: F, listener: TcpListener)
     where
         F: Future<Output = Result<Manager, shoal_manager::ManagerError>> + Send + 'static,
     {
@@ -93,10 +187,10 @@ impl Host {
             .unwrap();
         let manager = runtime.spawn(start).await.unwrap().unwrap();
         let listener = listener.into_std().unwrap();
-        let routes = manager.services();
+        let (routes, credentials) = (manager.services(), self.member.credentials());
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let incoming = accept(listener, &credentials);
             Server::builder().add_routes(routes).serve_with_incoming(incoming).await
         });
         self.process = Some(Process { runtime, manager });
@@ -135,10 +229,9 @@ impl Host {
         self.run(Manager::restart(self.config()), listener).await;
     }
 
+    /// The tests stand at the host itself, so that a cut wire is the managers' matter.
     pub fn channel(&self) -> Channel {
-        // The tests stand at the host itself, so that a cut wire is the managers' matter.
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.inner)).unwrap();
-        endpoint.tcp_nodelay(true).connect_lazy()
+        self.member.channel(self)
     }
 
     pub fn control(&self) -> ControlClient<Channel> {
@@ -153,6 +246,21 @@ impl Host {
         let request = CreateServiceRequest { spec: Some(spec(name, 1)) };
         let response = self.control().create_service(request).await?;
         Ok(response.into_inner().service.expect("a created service comes back"))
+    }
+
+    /// The cluster's object, and the tokens in it.
+    pub async fn cluster(&self) -> ClusterObject {
+        let response = self.control().get_cluster(GetClusterRequest {}).await.unwrap();
+        response.into_inner().cluster.expect("there is a cluster")
+    }
+
+    pub async fn tokens(&self) -> JoinTokens {
+        self.cluster().await.root_ca.and_then(|root_ca| root_ca.tokens).expect("there are tokens")
+    }
+
+    pub async fn node(&self, node_id: &str) -> Option<Node> {
+        let nodes = self.control().list_nodes(ListRequest {}).await.ok()?.into_inner().nodes;
+        nodes.into_iter().find(|node| node.id == node_id)
     }
 
     /// Names of all services, sorted.
@@ -185,16 +293,32 @@ impl Cluster {
 
     pub async fn start_with(size: usize, timings: &Timings) -> Self {
         let (mut first, listener) = Host::new(1, timings).await;
-        first.run(Manager::init(first.config(), first.join_request()), listener).await;
-        let mut hosts = vec![first];
-        for number in 2..=size {
-            let (mut host, listener) = Host::new(number, timings).await;
-            let joined = join(&hosts[0], host.join_request()).await;
-            host.run(Manager::join(host.config(), joined.raft_id), listener).await;
-            host.manager().joined(PATIENCE).await.unwrap();
-            hosts.push(host);
+        let founding = first.founding(NewCluster::default());
+        first.run(Manager::init(first.config(), founding), listener).await;
+        let mut cluster = Self { hosts: vec![first] };
+        for _ in 1..size {
+            cluster.add(timings).await;
         }
-        Self { hosts }
+        cluster
+    }
+
+    /// One more manager, by its token.
+    pub async fn add(&mut self, timings: &Timings) {
+        let (mut host, listener) = Host::new(self.hosts.len() + 1, timings).await;
+        let token = self.hosts[0].tokens().await.manager;
+        let addr = host.addr.clone();
+        let joined = host.member.join(&self.hosts[0], &addr, &token).await.unwrap();
+        host.run(Manager::join(host.config(), joined.raft_id), listener).await;
+        host.manager().joined(PATIENCE).await.unwrap();
+        self.hosts.push(host);
+    }
+
+    /// A worker's node, without an agent.
+    pub async fn worker(&self, number: usize) -> Member {
+        let mut worker = Member::new(number);
+        let token = self.hosts[0].tokens().await.worker;
+        worker.join(&self.hosts[0], "127.0.0.1:1", &token).await.unwrap();
+        worker
     }
 
     /// Waits until one running host leads; its place in `hosts`.
@@ -226,10 +350,6 @@ impl Cluster {
         })
         .await;
     }
-}
-
-pub async fn join(through: &Host, request: JoinRequest) -> JoinResponse {
-    MembershipClient::new(through.channel()).join(request).await.unwrap().into_inner()
 }
 
 pub fn description(hostname: &str) -> NodeDescription {

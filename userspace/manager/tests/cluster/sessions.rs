@@ -15,6 +15,7 @@ use crate::harness::{Cluster, Host, PATIENCE, description, eventually, spec};
 fn request(node_id: &str) -> SessionRequest {
     SessionRequest {
         node_id: node_id.into(),
+        instance: "one".into(),
         description: Some(description(node_id)),
         data_path_addr: "127.0.0.1".into(),
         ..SessionRequest::default()
@@ -29,8 +30,9 @@ struct Agent {
 }
 
 impl Agent {
-    async fn open(host: &Host, node_id: &str) -> Self {
-        let messages = host.dispatcher().session(request(node_id)).await.unwrap().into_inner();
+    async fn open(host: &Host) -> Self {
+        let messages =
+            host.dispatcher().session(request(&host.node_id)).await.unwrap().into_inner();
         let mut agent = Self { session_id: String::new(), managers: Vec::new(), messages };
         match agent.next().await {
             session_message::Message::Start(start) => {
@@ -78,7 +80,7 @@ impl Agent {
 async fn an_agent_gets_a_complete_set_and_then_changes_and_its_states_are_stored() {
     let cluster = Cluster::start(1).await;
     let host = &cluster.hosts[0];
-    let mut agent = Agent::open(host, "n1").await;
+    let mut agent = Agent::open(host).await;
     assert_eq!(agent.managers, [host.addr.as_str()]);
     let complete = agent.assignments().await;
     assert_eq!(complete.r#type(), AssignmentsType::Complete);
@@ -88,7 +90,7 @@ async fn an_agent_gets_a_complete_set_and_then_changes_and_its_states_are_stored
     let (task, changes) = agent.task().await;
     assert_eq!(changes.r#type(), AssignmentsType::Changes);
     assert!(changes.results_in > changes.applies_to);
-    assert_eq!((task.service_name.as_str(), task.node_id.as_str()), ("web", "n1"));
+    assert_eq!((task.service_name.as_str(), task.node_id.as_str()), ("web", &*host.node_id));
 
     let status = TaskStatus { state: TaskState::Running.into(), ..TaskStatus::default() };
     let update = TaskStatusUpdate { task_id: task.id.clone(), status: Some(status) };
@@ -109,43 +111,49 @@ async fn an_agent_gets_a_complete_set_and_then_changes_and_its_states_are_stored
 async fn a_follower_sends_an_agent_to_the_leader() {
     let cluster = Cluster::start(3).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
-    let away = cluster.hosts[follower].dispatcher().session(request("n1")).await.unwrap_err();
+    let away = cluster.hosts[follower]
+        .dispatcher()
+        .session(request(&cluster.hosts[follower].node_id))
+        .await
+        .unwrap_err();
     assert_eq!(away.code(), Code::FailedPrecondition);
     let to = away.metadata().get(LEADER).unwrap().to_str().unwrap();
     assert_eq!(to, cluster.hosts[leader].addr);
-    let agent = Agent::open(&cluster.hosts[leader], "n1").await;
+    let agent = Agent::open(&cluster.hosts[leader]).await;
     assert_eq!(agent.managers.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_node_gets_no_session() {
+async fn a_node_has_no_part_in_the_session_of_another() {
     let cluster = Cluster::start(1).await;
-    let mut dispatcher = cluster.hosts[0].dispatcher();
-    let mut messages = dispatcher.session(request("stranger")).await.unwrap().into_inner();
-    let end = loop {
-        match tokio::time::timeout(PATIENCE, messages.message()).await.unwrap() {
-            Ok(Some(message)) => {
-                let message = message.message.unwrap();
-                assert!(!matches!(message, session_message::Message::Assignments(_)));
-            }
-            Ok(None) => panic!("it ends with a reason"),
-            Err(reason) => break reason,
-        }
-    };
-    assert_eq!(end.code(), Code::NotFound, "{end}");
+    let host = &cluster.hosts[0];
+    let worker = cluster.worker(9).await;
+    let mut dispatcher = worker.dispatcher(host);
+    let refused = dispatcher.session(request(&host.node_id)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    let agent = Agent::open(host).await;
+    let session_id = agent.session_id.clone();
+    let beat = HeartbeatRequest { session_id: session_id.clone(), ..HeartbeatRequest::default() };
+    let refused = dispatcher.heartbeat(beat).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound, "{refused}");
+    let updates = UpdateTaskStatusRequest { session_id, updates: Vec::new() };
+    let refused = dispatcher.update_task_status(updates).await.unwrap_err();
+    assert_ne!(refused.code(), Code::Ok, "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_ready_while_its_heartbeats_come_and_down_when_they_stop() {
     let cluster = Cluster::start(1).await;
     let host = &cluster.hosts[0];
-    let agent = Agent::open(host, "n1").await;
+    let agent = Agent::open(host).await;
     let mut beat = tokio::time::interval(Duration::from_millis(500));
     let mut dispatcher = host.dispatcher();
     for _ in 0..10 {
         beat.tick().await;
-        let session_id = agent.session_id.clone();
-        let request = HeartbeatRequest { session_id, ..HeartbeatRequest::default() };
+        let request = HeartbeatRequest {
+            session_id: agent.session_id.clone(),
+            ..HeartbeatRequest::default()
+        };
         dispatcher.heartbeat(request).await.unwrap();
         assert_eq!(state(host).await, NodeState::Ready);
     }
@@ -158,7 +166,7 @@ async fn a_node_is_ready_while_its_heartbeats_come_and_down_when_they_stop() {
     println!("a silent node was down after {silent:?}");
     assert!(silent > Duration::from_millis(2_500) && silent < Duration::from_secs(5), "{silent:?}");
     // The session ended with it; a new one makes the node ready again.
-    Agent::open(host, "n1").await;
+    Agent::open(host).await;
     eventually("the node is ready", || async {
         (state(host).await == NodeState::Ready).then_some(())
     })
@@ -167,14 +175,14 @@ async fn a_node_is_ready_while_its_heartbeats_come_and_down_when_they_stop() {
 
 async fn state(host: &Host) -> NodeState {
     let nodes = host.control().list_nodes(ListRequest {}).await.unwrap().into_inner().nodes;
-    nodes.iter().find(|node| node.id == "n1").unwrap().state()
+    nodes.iter().find(|node| node.id == host.node_id).unwrap().state()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_session_of_the_same_node_ends_the_older() {
     let cluster = Cluster::start(1).await;
-    let mut older = Agent::open(&cluster.hosts[0], "n1").await;
-    let newer = Agent::open(&cluster.hosts[0], "n1").await;
+    let mut older = Agent::open(&cluster.hosts[0]).await;
+    let newer = Agent::open(&cluster.hosts[0]).await;
     assert_ne!(older.session_id, newer.session_id);
     let end = loop {
         let next = tokio::time::timeout(PATIENCE, older.messages.message()).await.unwrap();

@@ -2,12 +2,10 @@
 
 use std::time::Instant;
 
-use shoal_api::{
-    CreateServiceRequest, RemoveServiceRequest, UpdateServiceRequest, membership_client,
-};
+use shoal_api::{CreateServiceRequest, NodeRole, RemoveServiceRequest, UpdateServiceRequest};
 use tonic::Code;
 
-use crate::harness::{Cluster, spec};
+use crate::harness::{Cluster, Member, spec};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_through_each_manager_is_read_through_each() {
@@ -48,13 +46,11 @@ async fn a_refusal_comes_back_through_a_follower_in_dockers_words() {
 async fn a_worker_joins_through_a_follower_and_gets_no_raft_id() {
     let cluster = Cluster::start(3).await;
     let follower = &cluster.hosts[cluster.follower().await];
-    let mut request = follower.join_request();
-    request.node_id = "w1".into();
-    request.addr = "127.0.0.1:9".into();
-    request.spec = Some(shoal_api::NodeSpec::default());
-    let mut client = membership_client::MembershipClient::new(follower.channel());
-    let response = client.join(request).await.unwrap().into_inner();
+    let token = follower.tokens().await.worker;
+    let mut worker = Member::new(9);
+    let response = worker.join(follower, "127.0.0.1:9", &token).await.unwrap();
     assert_eq!(response.raft_id, 0);
+    assert_eq!(worker.credentials().identity().role, NodeRole::Worker);
     assert_eq!(Some(response.cluster_id), follower.manager().cluster_id());
     let mut managers: Vec<_> = cluster.hosts.iter().map(|host| host.addr.clone()).collect();
     managers.sort();
