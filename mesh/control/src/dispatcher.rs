@@ -8,9 +8,7 @@
 //! Source: `SwarmKit`, manager/dispatcher; faster where the mission says so (swarm.md §1.0).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use shoal_api::duration::{HEARTBEAT_PERIOD, HEARTBEATS_MISSED};
 use shoal_api::time::Timestamp;
 use shoal_api::{
     Assignments, Node, NodeProgress, NodeState, NodeStatus, SessionRequest, TaskState,
@@ -23,12 +21,11 @@ use crate::draft::{Draft, Touched};
 use crate::instances::Instances;
 use crate::membership::{check_addr, check_data_path};
 use crate::orphans::{self, Orphans};
+use crate::pulse::{ORPHANED_AFTER, Pulse};
 use crate::refusal::Refusal;
+use crate::registry;
 use crate::standing::{self, Standing, Told};
 use crate::store::Store;
-
-/// A node that is down for so long will not come back with its tasks: they are given up.
-const ORPHANED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Knows which nodes live and what they were sent.
 #[derive(Debug)]
@@ -68,28 +65,6 @@ pub(crate) struct Beat {
     pub(crate) now: Timestamp,
 }
 
-/// What is known of a node's life.
-#[derive(Clone, Copy, Debug)]
-enum Pulse {
-    /// When it is down unless there is another sign of life.
-    Alive {
-        /// Last sign of life.
-        seen: Timestamp,
-        /// How long the node may be silent: by the period that it was told then.
-        patience: Duration,
-    },
-    /// Its tasks are given up at that instant, if it has any.
-    Down(Option<Timestamp>),
-}
-
-impl Pulse {
-    /// Alive now, with the patience that a node deserves which was told that period.
-    fn alive(store: &Store, seen: Timestamp) -> Self {
-        let period = store.cluster().map_or(HEARTBEAT_PERIOD, |cluster| cluster.heartbeat_period());
-        Self::Alive { seen, patience: period.saturating_mul(HEARTBEATS_MISSED) }
-    }
-}
-
 impl Dispatcher {
     pub(crate) fn new(
         store: &Store,
@@ -99,7 +74,7 @@ impl Dispatcher {
         let mut pulses = BTreeMap::new();
         for node in store.nodes() {
             let seen = last_seen.get(&node.id).copied().unwrap_or(now);
-            pulses.insert(node.id.clone(), pulse(store, node, seen, now));
+            pulses.insert(node.id.clone(), Pulse::of(store, node, seen, now));
         }
         Self {
             sessions: BTreeMap::new(),
@@ -125,10 +100,10 @@ impl Dispatcher {
             let pulse = match self.pulses.get(&node.id) {
                 // The store does not know of a session that was opened in what was lost.
                 Some(known @ Pulse::Alive { .. }) if self.by_node.contains_key(&node.id) => *known,
-                Some(Pulse::Alive { seen, .. }) => pulse(store, node, *seen, now),
+                Some(Pulse::Alive { seen, .. }) => Pulse::of(store, node, *seen, now),
                 // It was about to be declared down, and still must be.
-                Some(Pulse::Down(_)) => pulse(store, node, Timestamp(0), now),
-                None => pulse(store, node, now, now),
+                Some(Pulse::Down(_)) => Pulse::of(store, node, Timestamp(0), now),
+                None => Pulse::of(store, node, now, now),
             };
             self.pulses.insert(node.id.clone(), pulse);
         }
@@ -225,7 +200,7 @@ impl Dispatcher {
         }
         session.held = beat.held_index;
         self.pulses.insert(node_id.clone(), Pulse::alive(draft.committed(), beat.now));
-        holds(draft, node_id, &beat.issuer_digest);
+        registry::holds(draft, node_id, &beat.issuer_digest);
         None
     }
 
@@ -269,7 +244,7 @@ impl Dispatcher {
         self.now = draft.now();
         for session_id in std::mem::take(&mut self.unregistered) {
             if let Some(session) = self.sessions.get(&session_id) {
-                register(draft, &session.request);
+                registry::register(draft, &session.request);
             }
         }
         let mut ended = Vec::new();
@@ -304,7 +279,7 @@ impl Dispatcher {
             }
             Some(node) => {
                 if before.is_none() {
-                    let pulse = pulse(draft, node, self.now, self.now);
+                    let pulse = Pulse::of(draft, node, self.now, self.now);
                     self.pulses.insert(id.to_owned(), pulse);
                 }
                 return None;
@@ -413,49 +388,5 @@ impl Dispatcher {
     fn forget(&mut self, session_id: &str) {
         self.sessions.remove(session_id);
         self.unregistered.remove(session_id);
-    }
-}
-
-/// What to expect of a node: one that the store has as down stays so until it opens a session.
-fn pulse(store: &Store, node: &Node, seen: Timestamp, now: Timestamp) -> Pulse {
-    if node.state() == NodeState::Down {
-        let since = node.meta.as_ref().map_or(now, |meta| Timestamp(meta.updated_at_ns));
-        Pulse::Down(Some(since + ORPHANED_AFTER))
-    } else {
-        Pulse::alive(store, seen)
-    }
-}
-
-/// Writes down what a session says about its node, which is ready with it.
-fn register(draft: &mut Draft<'_>, request: &SessionRequest) {
-    let Some(node) = draft.node(&request.node_id) else { return };
-    let mut node = Node::clone(node);
-    if request.description.is_some() {
-        node.description.clone_from(&request.description);
-    }
-    if !request.data_path_addr.is_empty() {
-        node.data_path_addr.clone_from(&request.data_path_addr);
-    }
-    // Where a manager is reached is between the managers.
-    if !request.addr.is_empty() && !node.is_manager() {
-        node.addr.clone_from(&request.addr);
-    }
-    let host = node.addr.rsplit_once(':').map_or("", |(host, _)| host);
-    let addr = host.trim_matches(['[', ']']).to_owned();
-    node.status = Some(NodeStatus { state: NodeState::Ready.into(), addr, ..Default::default() });
-    draft.put(node);
-}
-
-/// Writes down under which root the certificate is that a node uses, where that is news.
-fn holds(draft: &mut Draft<'_>, node_id: &str, digest: &str) {
-    let root = draft.cluster().and_then(|cluster| cluster.root_ca.as_ref());
-    if !root.is_some_and(|root| root.trusted_digests().iter().any(|trusted| trusted == digest)) {
-        return;
-    }
-    let Some(node) = draft.node(node_id) else { return };
-    if node.certificate.as_ref().is_some_and(|given| given.held_digest != digest) {
-        let mut node = Node::clone(node);
-        digest.clone_into(&mut node.certificate.get_or_insert_default().held_digest);
-        draft.put(node);
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn bootstrap(
         validate::cluster_spec(&spec)?;
         validate::address_pools(&address_pools, subnet_size)?;
         if spec.autolock == unlock_key.is_empty() {
-            return Err(Refusal::Empty);
+            return Err(Refusal::UnlockKey);
         }
         let network = ingress_network(ids.next_id(), &address_pools, subnet_size)?;
         let id = if cluster_id.is_empty() { ids.next_id() } else { cluster_id };

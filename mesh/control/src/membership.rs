@@ -93,7 +93,9 @@ pub(crate) fn new_node(draft: &mut Draft<'_>, request: &JoinRequest) -> Result<N
 
 /// Writes down what a join says about its node.
 pub(crate) fn describe(node: &mut Node, request: JoinRequest) {
-    node.description = request.description.or(node.description.take());
+    if request.description.is_some() {
+        node.description = request.description;
+    }
     node.data_path_addr = request.data_path_addr;
     node.data_path_port = request.data_path_port;
     node.addr = request.addr;
@@ -261,9 +263,8 @@ pub(crate) fn remove(
     }
     let Some(cluster) = draft.cluster() else { return Err(Refusal::NoCluster) };
     let mut cluster = Cluster::clone(cluster);
-    let newest = draft.now() + cluster.node_cert_expiry();
-    let not_after = node.certificate.as_ref().map_or(newest.nanos(), |given| given.not_after_ns);
-    let until = Timestamp(not_after.max(draft.now().nanos())) + REMOVED_NODE_KEPT;
+    let given = node.certificate.as_ref().map(|given| Timestamp(given.not_after_ns));
+    let until = given.unwrap_or_default().max(draft.now()) + REMOVED_NODE_KEPT;
     cluster.removed_nodes.insert(node.id.clone(), until.nanos());
     draft.put(cluster);
     draft.remove(Kind::Node, &node.id);

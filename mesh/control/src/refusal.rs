@@ -187,6 +187,9 @@ pub enum Refusal {
     /// That manager has no such id in Raft.
     #[error("can't find manager in raft memberlist")]
     NotInRaft,
+    /// A founder brings one without the other.
+    #[error("an unlock key goes with autolock, and autolock with an unlock key")]
+    UnlockKey,
     /// There is no unlock key to rotate.
     #[error("cannot rotate because autolock is not turned on")]
     NoAutolock,
@@ -271,6 +274,7 @@ impl Refusal {
             | Self::Subnet { .. }
             | Self::PortTaken { .. }
             | Self::PortReserved { .. }
+            | Self::UnlockKey
             | Self::RootNotForced
             | Self::SameRoot
             | Self::NoSigner => RefusalKind::InvalidArgument,
@@ -285,7 +289,6 @@ impl Refusal {
             | Self::NoSession { .. }
             | Self::Replaced { .. }
             | Self::Expired { .. }
-            | Self::Copy { .. }
             | Self::Left { .. }
             | Self::LastManager
             | Self::LastManagerLeaves
@@ -299,6 +302,7 @@ impl Refusal {
             Self::Rename => RefusalKind::Unimplemented,
             Self::Token
             | Self::Removed { .. }
+            | Self::Copy { .. }
             | Self::OtherNode { .. }
             | Self::OthersSession { .. } => RefusalKind::PermissionDenied,
         }

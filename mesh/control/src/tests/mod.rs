@@ -3,10 +3,14 @@
 //! The bed commits every batch at the next index, as Raft would, and has one session per node.
 
 mod allocator;
+mod cluster;
 mod dispatcher;
+mod founding;
+mod membership;
 mod replicated;
 mod requests;
 mod scheduler;
+mod sessions;
 mod store;
 
 use std::collections::BTreeMap;
@@ -15,13 +19,13 @@ use std::time::Duration;
 use prost::Message;
 use shoal_api::time::Timestamp;
 use shoal_api::{
-    Assignments, Caller, ContainerSpec, CreateServiceRequest, EndpointSpec, JoinRequest,
-    JoinTokens, NodeRole, NodeSpec, PortConfig, RemoveServiceRequest, RestartPolicy, RootCa,
+    Assignments, Caller, Cluster, ContainerSpec, CreateServiceRequest, EndpointSpec, JoinRequest,
+    JoinTokens, Node, NodeRole, NodeSpec, PortConfig, RemoveServiceRequest, RestartPolicy, RootCa,
     Service, ServiceSpec, SessionRequest, SigningCa, Task, TaskSpec, TaskState, TaskStatus,
     TaskStatusUpdate, UpdateNodeRequest, UpdateServiceRequest, Write, token, write,
 };
 
-use crate::{Answer, Control, Founding, Input, Refusal, Step, Store};
+use crate::{Answer, Control, Founding, Input, Refusal, RefusalKind, Step, Store};
 
 /// A leader with its store.
 pub(crate) struct Bed {
@@ -228,12 +232,37 @@ impl Bed {
     }
 
     pub(crate) fn update_node(&mut self, id: &str, edit: impl FnOnce(&mut NodeSpec)) {
+        let write = self.node_update(id, edit);
+        self.write(write).expect("the node may be updated");
+    }
+
+    pub(crate) fn node_update(&self, id: &str, edit: impl FnOnce(&mut NodeSpec)) -> write::Write {
         let node = self.store.node(id).expect("the node is known");
         let mut spec = node.spec.clone().expect("nodes have specs");
         edit(&mut spec);
         let (node_id, version) = (id.to_owned(), node.version());
-        let request = UpdateNodeRequest { node_id, version, spec: Some(spec) };
-        self.write(write::Write::UpdateNode(request)).expect("the node may be updated");
+        write::Write::UpdateNode(UpdateNodeRequest { node_id, version, spec: Some(spec) })
+    }
+
+    pub(crate) fn set_role(&mut self, id: &str, role: NodeRole) -> Result<Answer, Refusal> {
+        let write = self.node_update(id, |spec| spec.set_role(role));
+        self.write(write)
+    }
+
+    /// The write is refused with this text, and the store is as it was.
+    pub(crate) fn check_refused(&mut self, write: write::Write, kind: RefusalKind, text: &str) {
+        let before = self.store.clone();
+        let refusal = self.write(write).expect_err("the write is refused");
+        assert_eq!((refusal.kind(), refusal.to_string().as_str()), (kind, text));
+        assert_eq!(self.store, before, "a refusal leaves nothing behind");
+    }
+
+    pub(crate) fn node(&self, id: &str) -> Node {
+        Node::clone(self.store.node(id).expect("the node is known"))
+    }
+
+    pub(crate) fn cluster(&self) -> Cluster {
+        Cluster::clone(self.store.cluster().expect("there is a cluster"))
     }
 
     pub(crate) fn service(&self, name: &str) -> Service {

@@ -5,14 +5,6 @@ use shoal_api::{NodeRole, UpdateServiceRequest, write};
 use super::{Bed, node_request, spec};
 use crate::{Answer, RefusalKind};
 
-/// The write is refused with this text, and the store is as it was.
-fn check_refused(bed: &mut Bed, write: write::Write, kind: RefusalKind, text: &str) {
-    let before = bed.store.clone();
-    let refusal = bed.write(write).expect_err("the write is refused");
-    assert_eq!((refusal.kind(), refusal.to_string().as_str()), (kind, text));
-    assert_eq!(bed.store, before, "a refusal leaves nothing behind");
-}
-
 fn create(name: &str, ports: &[(u32, u32)]) -> write::Write {
     let spec = Some(spec(name, 1, ports));
     write::Write::CreateService(shoal_api::CreateServiceRequest { spec })
@@ -35,7 +27,7 @@ fn a_taken_name_is_refused() {
     let mut bed = Bed::new(1);
     bed.create(spec("web", 1, &[])).unwrap();
     let text = "name conflicts with an existing object: service web already exists";
-    check_refused(&mut bed, create("web", &[]), RefusalKind::AlreadyExists, text);
+    bed.check_refused(create("web", &[]), RefusalKind::AlreadyExists, text);
 }
 
 #[test]
@@ -45,14 +37,14 @@ fn a_taken_port_is_refused_and_its_owner_named() {
     let id = bed.service("web").id;
     let text = format!("port '8080' is already in use by service 'web' ({id}) as an ingress port");
     let clash = create("other", &[(9000, 1), (8080, 2)]);
-    check_refused(&mut bed, clash, RefusalKind::InvalidArgument, &text);
+    bed.check_refused(clash, RefusalKind::InvalidArgument, &text);
 }
 
 #[test]
 fn a_wrong_spec_is_refused() {
     let mut bed = Bed::new(1);
     let text = "EndpointSpec: target port 0 is not in the range 1-65535";
-    check_refused(&mut bed, create("web", &[(80, 0)]), RefusalKind::InvalidArgument, text);
+    bed.check_refused(create("web", &[(80, 0)]), RefusalKind::InvalidArgument, text);
 }
 
 #[test]
@@ -67,7 +59,7 @@ fn a_stale_version_is_out_of_sequence() {
         spec: old.spec.clone(),
     };
     let write = write::Write::UpdateService(stale);
-    check_refused(&mut bed, write, RefusalKind::OutOfSequence, "update out of sequence");
+    bed.check_refused(write, RefusalKind::OutOfSequence, "update out of sequence");
 }
 
 #[test]
@@ -117,8 +109,7 @@ fn a_node_does_not_join_on_a_published_port_or_with_another_data_path() {
     let mut manager = node_request("n9", NodeRole::Manager);
     manager.addr = "10.88.0.9:8080".into();
     let join = write::Write::Join(manager.clone());
-    check_refused(
-        &mut bed,
+    bed.check_refused(
         join,
         RefusalKind::FailedPrecondition,
         "port 8080/tcp of the joining node is published by service 'web': choose another, or \
@@ -127,8 +118,7 @@ fn a_node_does_not_join_on_a_published_port_or_with_another_data_path() {
     manager.addr = "10.88.0.9:2377".into();
     manager.data_path_port = 4790;
     let join = write::Write::Join(manager);
-    check_refused(
-        &mut bed,
+    bed.check_refused(
         join,
         RefusalKind::FailedPrecondition,
         "the data path port of this cluster is 4789, not 4790: use the same",
@@ -187,11 +177,11 @@ fn a_join_with_a_wrong_address_is_refused() {
     let mut join = node_request("n2", NodeRole::Manager);
     join.addr = "n2".into();
     let text = "invalid address \"n2\": use HOST:PORT";
-    check_refused(&mut bed, write::Write::Join(join), RefusalKind::InvalidArgument, text);
+    bed.check_refused(write::Write::Join(join), RefusalKind::InvalidArgument, text);
     let mut join = node_request("n2", NodeRole::Worker);
     join.data_path_addr = "10.88.0.2:1".into();
     let text = "invalid address \"10.88.0.2:1\": the data path needs an IP address without a port";
-    check_refused(&mut bed, write::Write::Join(join), RefusalKind::InvalidArgument, text);
+    bed.check_refused(write::Write::Join(join), RefusalKind::InvalidArgument, text);
 }
 
 #[test]
@@ -200,5 +190,5 @@ fn nobody_joins_before_there_is_a_cluster() {
     bed.store = crate::Store::default();
     let join = write::Write::Join(node_request("n2", NodeRole::Worker));
     let text = "this node is not part of a swarm: use \"shoal init\" first";
-    check_refused(&mut bed, join, RefusalKind::FailedPrecondition, text);
+    bed.check_refused(join, RefusalKind::FailedPrecondition, text);
 }
