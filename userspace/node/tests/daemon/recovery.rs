@@ -99,7 +99,7 @@ fn what_a_killed_init_left_is_taken_away() {
     // As it stands on the disk before the cluster is founded.
     let record = hosts.state('a').join("node.json");
     let text = std::fs::read_to_string(&record).unwrap();
-    std::fs::write(&record, text.replace("\"active\"", "\"founding\"")).unwrap();
+    std::fs::write(&record, text.replacen("\"active\"", "\"founding\"", 1)).unwrap();
     hosts.start('a');
     hosts.assert_untouched('a');
     hosts.ok('a', &["init"]);

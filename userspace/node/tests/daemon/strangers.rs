@@ -58,7 +58,10 @@ fn what_is_no_manager_is_not_joined() {
     let said = hosts.fails('b', &["join", "--token", &token, "10.77.0.1:9999"]);
     web.kill().unwrap();
     web.wait().unwrap();
-    assert!(said.contains("10.77.0.1:9999 is not a Shoal manager"), "{said}");
+    assert!(said.contains("10.77.0.1:9999"), "{said}");
+    // A web server does not take our greeting for a request; some say so, some hang up.
+    let hangs_up = said.contains("closed the connection");
+    assert!(hangs_up || said.contains("is not a Shoal manager"), "{said}");
     hosts.assert_untouched('b');
 
     let said = hosts.fails('b', &["join", "--token", &token, "10.77.0.1:9999,10.77.0.1:9998"]);
