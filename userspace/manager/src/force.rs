@@ -177,3 +177,6 @@ fn read(folder: &Path, vault: &Vault, owner: &Identity) -> Result<State, Manager
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

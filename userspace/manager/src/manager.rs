@@ -502,7 +502,7 @@ fn open_machine(
 struct RaftRuntime(Mutex<Option<Runtime>>);
 
 impl RaftRuntime {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(THREADS)
             .thread_name("raft")

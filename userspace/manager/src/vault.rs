@@ -156,7 +156,8 @@ impl Vault {
         let (header, body) = bytes.split_at(HEADER.min(bytes.len()));
         let (keys, lock) = if kind(&path, &bytes)? == SEALED {
             let lock = bytes_of(unlock.ok_or(VaultError::Locked)?);
-            let keys = seal::open(&lock, header, body).map_err(|_| VaultError::WrongKey)?;
+            let keys =
+                shoal_identity::open(&lock, header, body).map_err(|_| VaultError::WrongKey)?;
             (keys, Some(lock))
         } else {
             let (sum, keys) = body.split_at_checked(4).ok_or_else(|| damaged(&path, "cut off"))?;
@@ -193,7 +194,7 @@ impl Vault {
         let (id, key) = state.keys.last_key_value().expect("a vault has a key");
         let mut record = vec![RECORD];
         record.extend(id.to_le_bytes());
-        let sealed = seal::seal(key, rand::random(), &bound(context, &record), plain);
+        let sealed = seal(key, rand::random(), &bound(context, &record), plain);
         record.extend(sealed);
         record
     }
@@ -213,7 +214,8 @@ impl Vault {
         let id = u32::from_le_bytes(header[1..].try_into().expect("four bytes make a word"));
         let state = self.0.state.read();
         let key = state.keys.get(&id).ok_or(VaultError::Unsealable)?;
-        seal::open(key, &bound(context, header), sealed).map_err(|_| VaultError::Unsealable)
+        shoal_identity::open(key, &bound(context, header), sealed)
+            .map_err(|_| VaultError::Unsealable)
     }
 
     /// The newest data key and its id, for what is sealed as a stream.
@@ -337,7 +339,7 @@ impl Vault {
         bytes.extend(VERSION.to_le_bytes());
         if let Some(lock) = &state.lock {
             bytes.push(SEALED);
-            let sealed = seal::seal(lock, rand::random(), &bytes, &keys);
+            let sealed = seal(lock, rand::random(), &bytes, &keys);
             bytes.extend(sealed);
         } else {
             bytes.push(PLAIN);

