@@ -12,12 +12,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls::server::Acceptor;
 use shoal_identity::{Certificate, Identity};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
@@ -28,15 +29,30 @@ use crate::room::{Full, Limits, Place, Room};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes under way: what they hold in memory stays under some tens of megabytes, and a
 /// cluster's nodes that all come back at once get through in a few rounds.
-const HANDSHAKES: Limits =
-    Limits { places: 256, per_source: 128, grace: Duration::from_millis(250) };
+const HANDSHAKES: Limits = Limits {
+    places: 256,
+    per_source: 128,
+    // Two round trips over a long way.
+    silent: Duration::from_millis(250),
+    // All places' handshakes on a slow processor.
+    heard: Duration::from_secs(2),
+};
+/// Connections taken in a row, before those have a turn to say their first words: whoever does not
+/// then is silent.
+const ROW: usize = 16;
 /// A stranger's call waits for one commit, at most the write time-out of the managers; its
 /// connection ends after this.
 const STRANGER: Duration = Duration::from_secs(60);
 /// What a stranger may send in that time: a request to join is a few kilobytes.
 const STRANGER_BYTES: usize = 256 << 10;
 /// Connections of strangers: machines that join at once.
-const STRANGERS: Limits = Limits { places: 256, per_source: 64, grace: Duration::from_secs(10) };
+const STRANGERS: Limits = Limits {
+    places: 256,
+    per_source: 64,
+    silent: Duration::from_secs(10),
+    // There is nothing more to be heard of a stranger.
+    heard: Duration::ZERO,
+};
 /// After an error of `accept`, such as too many open files: time for something to be closed.
 const PAUSE: Duration = Duration::from_millis(100);
 /// A peer that has vanished is noticed after this long in seconds, and three probes more.
@@ -99,7 +115,7 @@ impl Accepting {
 
     /// Takes connections as long as there are some and there is room.
     fn poll_door(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
+        for _ in 0..ROW {
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));
                 self.pause = None;
@@ -130,6 +146,9 @@ impl Accepting {
                 }
             }
         }
+        // There may be more.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -160,18 +179,24 @@ async fn welcome(
     tcp: TcpStream,
     addr: SocketAddr,
     credentials: Credentials,
-    mut place: Place,
+    place: Place,
     strangers: Strangers,
 ) -> Option<Incoming> {
     if let Err(error) = tune(&tcp) {
         tracing::debug!(%addr, %error, "connection lost");
         return None;
     }
-    let acceptor = TlsAcceptor::from(Arc::clone(&credentials.held().server));
-    let handshake = timeout(HANDSHAKE, acceptor.accept(tcp));
+    let Place { ticket, out } = place;
+    let handshake = timeout(HANDSHAKE, async {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
+        ticket.heard();
+        // The others' first words come before this one's mathematics.
+        tokio::task::yield_now().await;
+        hello.into_stream(Arc::clone(&credentials.held().server)).await
+    });
     let done = tokio::select! {
         done = handshake => done,
-        _ = &mut place.out => {
+        _ = out => {
             tracing::debug!(%addr, "handshake given up for others");
             return None;
         }

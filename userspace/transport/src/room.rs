@@ -1,8 +1,9 @@
 //! A room for those who have not said who they are: bounded, and nobody stays because he came first.
 //!
-//! One source address holds a part of the places at most. Where places are short, whoever has had
-//! his time goes, the oldest first, and of the source that holds the most: half-open connections
-//! cannot keep others out.
+//! Guests are silent until they are [`heard`](Ticket::heard). One source address holds a part of the
+//! places with silent ones at most. Where places are short, whoever has had his time goes: silent
+//! ones first, of the source that has the most of them the oldest. Half-open connections cannot keep
+//! others out, and who has begun in earnest is not sent away for them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -17,10 +18,12 @@ use tokio::sync::oneshot;
 pub(crate) struct Limits {
     /// Places.
     pub(crate) places: usize,
-    /// Places that one source may hold.
+    /// Places that silent guests of one source may hold.
     pub(crate) per_source: usize,
-    /// How long a guest may stay whoever else comes.
-    pub(crate) grace: Duration,
+    /// How long a silent guest may stay whoever else comes.
+    pub(crate) silent: Duration,
+    /// How long one that was heard may.
+    pub(crate) heard: Duration,
 }
 
 /// Why there is no place now.
@@ -28,7 +31,7 @@ pub(crate) struct Limits {
 pub(crate) enum Full {
     /// Its source has enough; the guest is sent away.
     Source,
-    /// Nobody else has had his time; it is over for the first one after this.
+    /// Nobody has had his time; it is over for the first one after this.
     Room(Duration),
 }
 
@@ -50,16 +53,23 @@ struct Guests {
 struct Guest {
     source: IpAddr,
     since: Instant,
+    heard: bool,
     out: oneshot::Sender<()>,
 }
 
-/// A place. Dropping it makes it free.
+/// A place in the room.
 #[derive(Debug)]
 pub(crate) struct Place {
-    room: Arc<Room>,
-    number: u64,
+    pub(crate) ticket: Ticket,
     /// Ready when the guest must go.
     pub(crate) out: oneshot::Receiver<()>,
+}
+
+/// Dropping it makes the place free.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    room: Arc<Room>,
+    number: u64,
 }
 
 impl Room {
@@ -71,23 +81,29 @@ impl Room {
     pub(crate) fn enter(self: &Arc<Self>, source: IpAddr, now: Instant) -> Result<Place, Full> {
         let source = network(source);
         let mut guests = self.guests.lock();
-        let mut held: HashMap<IpAddr, usize> = HashMap::new();
-        for guest in guests.all.values() {
-            *held.entry(guest.source).or_default() += 1;
+        let mut silent: HashMap<IpAddr, usize> = HashMap::new();
+        for guest in guests.all.values().filter(|guest| !guest.heard) {
+            *silent.entry(guest.source).or_default() += 1;
         }
-        if held.get(&source).is_some_and(|count| *count >= self.limits.per_source) {
-            guests.send_away(source, now, self.limits.grace).map_err(|_| Full::Source)?;
+        if silent.get(&source).is_some_and(|count| *count >= self.limits.per_source) {
+            guests.send_away(Some(source), now, self.limits.silent).map_err(|_| Full::Source)?;
         } else if guests.all.len() >= self.limits.places {
             // The address breaks ties: any order will do.
-            let most = held.into_iter().max_by_key(|(source, count)| (*count, *source));
-            let (most, _) = most.expect("a full room has guests");
-            guests.send_away(most, now, self.limits.grace).map_err(Full::Room)?;
+            let most = silent.into_iter().max_by_key(|(source, count)| (*count, *source));
+            let silent = match most {
+                Some((most, _)) => guests.send_away(Some(most), now, self.limits.silent),
+                None => Err(Duration::MAX),
+            };
+            if let Err(wait) = silent {
+                let heard = guests.send_away(None, now, self.limits.heard);
+                heard.map_err(|longer| Full::Room(wait.min(longer)))?;
+            }
         }
         let number = guests.next;
         guests.next += 1;
         let (sender, out) = oneshot::channel();
-        guests.all.insert(number, Guest { source, since: now, out: sender });
-        Ok(Place { room: Arc::clone(self), number, out })
+        guests.all.insert(number, Guest { source, since: now, heard: false, out: sender });
+        Ok(Place { ticket: Ticket { room: Arc::clone(self), number }, out })
     }
 
     #[cfg(test)]
@@ -97,13 +113,22 @@ impl Room {
 }
 
 impl Guests {
-    /// The oldest of a source goes, if he has had his time; else, how long he still has.
-    fn send_away(&mut self, source: IpAddr, now: Instant, grace: Duration) -> Result<(), Duration> {
-        let oldest = self.all.iter().find(|(_, guest)| guest.source == source);
-        let (&number, guest) = oldest.expect("the source has guests");
+    /// The oldest silent one of a source goes, or the oldest of those that were heard, if he has had
+    /// his time; else, how long he still has.
+    fn send_away(
+        &mut self,
+        silent_of: Option<IpAddr>,
+        now: Instant,
+        time: Duration,
+    ) -> Result<(), Duration> {
+        let oldest = self.all.iter().find(|(_, guest)| match silent_of {
+            Some(source) => !guest.heard && guest.source == source,
+            None => guest.heard,
+        });
+        let Some((&number, guest)) = oldest else { return Err(Duration::MAX) };
         let stayed = now.saturating_duration_since(guest.since);
-        if stayed < grace {
-            return Err(grace - stayed);
+        if stayed < time {
+            return Err(time - stayed);
         }
         let guest = self.all.remove(&number).expect("it was just found");
         // He may be about to go by himself.
@@ -112,7 +137,16 @@ impl Guests {
     }
 }
 
-impl Drop for Place {
+impl Ticket {
+    /// The guest has said something sensible.
+    pub(crate) fn heard(&self) {
+        if let Some(guest) = self.room.guests.lock().all.get_mut(&self.number) {
+            guest.heard = true;
+        }
+    }
+}
+
+impl Drop for Ticket {
     fn drop(&mut self) {
         self.room.guests.lock().all.remove(&self.number);
     }
@@ -133,7 +167,7 @@ mod tests {
     const GRACE: Duration = Duration::from_millis(250);
 
     fn room() -> Arc<Room> {
-        Room::new(Limits { places: 4, per_source: 2, grace: GRACE })
+        Room::new(Limits { places: 4, per_source: 2, silent: GRACE, heard: GRACE * 4 })
     }
 
     fn from(last: u8) -> IpAddr {
@@ -161,6 +195,27 @@ mod tests {
         assert_eq!(room.enter(from(4), now).unwrap_err(), Full::Room(GRACE));
         let _late = room.enter(from(4), now + GRACE).unwrap();
         assert!(first.out.try_recv().is_ok() && single.out.try_recv().is_err());
+    }
+
+    #[test]
+    fn who_was_heard_stays_longer_than_the_silent_and_not_for_ever() {
+        let (room, now) = (room(), Instant::now());
+        let mut heard = room.enter(from(1), now).unwrap();
+        heard.ticket.heard();
+        // Those of its source that were heard do not count.
+        let others: Vec<_> = (0..2).map(|_| room.enter(from(1), now).unwrap()).collect();
+        for place in &others {
+            place.ticket.heard();
+        }
+        let mut silent = room.enter(from(2), now).unwrap();
+        let last = room.enter(from(3), now + GRACE).unwrap();
+        assert!(silent.out.try_recv().is_ok() && heard.out.try_recv().is_err());
+        last.ticket.heard();
+        let late = now + GRACE * 4;
+        assert_eq!(room.enter(from(4), late - GRACE / 5).unwrap_err(), Full::Room(GRACE / 5));
+        let _late = room.enter(from(4), late).unwrap();
+        assert!(heard.out.try_recv().is_ok());
+        assert_eq!(room.count(), 4);
     }
 
     #[test]

@@ -138,3 +138,22 @@ async fn a_thousand_silent_connections_are_bounded_and_gone_in_ten_seconds() {
     assert!(took < Duration::from_secs(14), "{took:?}");
     server.asked_by(&cluster.worker()).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_all_come_at_once_from_one_address_are_all_served() {
+    let cluster = Cluster::found("alpha");
+    let server = Server::start(cluster.manager()).await;
+    let client = cluster.worker();
+    let mut comers = tokio::task::JoinSet::new();
+    // More than there are places for handshakes.
+    for _ in 0..400 {
+        let (client, addr) = (client.clone(), server.addr.clone());
+        comers.spawn(async move {
+            let channel = shoal_transport::connect(&client, &addr, &patient()).await.unwrap();
+            common::seen(&channel).await.unwrap();
+        });
+    }
+    while let Some(comer) = comers.join_next().await {
+        comer.unwrap();
+    }
+}
