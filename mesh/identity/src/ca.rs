@@ -15,9 +15,9 @@ use crate::certificate::{date, digest, digest_hex, parse};
 use crate::csr::{Csr, p256_key};
 use crate::key::{Key, KeyError};
 use crate::names::{Identity, role_name};
-use crate::pem;
 use crate::renewal::BACKDATE;
 use crate::x509::{self, Template, Use};
+use crate::{pem, verify};
 
 /// Name of a root that the cluster made itself.
 const ROOT_NAME: &str = "swarm-ca";
@@ -91,6 +91,10 @@ impl RootCertificate {
             return Err(if count == 0 { CaError::Unreadable } else { CaError::Several { count } });
         };
         let certificate = parse(der).map_err(|_| CaError::Unreadable)?;
+        // A root that TLS does not take would cut off every node.
+        if !verify::is_anchor(der) {
+            return Err(CaError::Unreadable);
+        }
         let body = certificate.tbs_certificate;
         let constraints = body.get::<BasicConstraints>().map_err(|_| CaError::Unreadable)?;
         let usage = body.get::<KeyUsage>().map_err(|_| CaError::Unreadable)?;

@@ -103,6 +103,11 @@ pub fn verify_issued(
     Ok(certificate)
 }
 
+/// Whether `rustls` takes a certificate as a root; its reader is stricter than ours.
+pub(crate) fn is_anchor(der: &[u8]) -> bool {
+    anchor_from_trusted_cert(&CertificateDer::from(der)).is_ok()
+}
+
 /// What roots may be signed with; nodes' own keys are of P-256.
 const ALGORITHMS: &[&dyn rustls_pki_types::SignatureVerificationAlgorithm] = &[
     ring::ECDSA_P256_SHA256,

@@ -6,7 +6,7 @@ use super::File;
 
 /// Each crate and the crates of the workspace it may use. A crate that is not here is a problem:
 /// whoever adds one decides where it stands.
-const TABLE: [(&str, &[&str]); 14] = [
+const TABLE: [(&str, &[&str]); 16] = [
     ("shoal-datapath", &[]),
     ("shoal-programs", &["shoal-datapath"]),
     ("shoal-api", &[]),
@@ -30,7 +30,10 @@ const TABLE: [(&str, &[&str]); 14] = [
             "shoal-api",
         ],
     ),
-    ("shoal-tests", &["shoal-datapath"]),
+    // The simulated cluster is the real control plane under simulated managers.
+    ("shoal-tests", &["shoal-datapath", "shoal-control", "shoal-api"]),
+    ("shoal-fuzz", &["shoal-manager", "shoal-identity", "shoal-api"]),
+    ("shoal-fuzz-programs", &["shoal-fuzz"]),
     ("xtask", &["shoal-tests"]),
 ];
 

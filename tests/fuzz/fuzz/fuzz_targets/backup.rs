@@ -1,0 +1,4 @@
+//! The target `backup` under cargo-fuzz.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| shoal_fuzz::run("backup", input));

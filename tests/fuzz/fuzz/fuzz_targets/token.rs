@@ -1,0 +1,4 @@
+//! The target `token` under cargo-fuzz.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| shoal_fuzz::run("token", input));
