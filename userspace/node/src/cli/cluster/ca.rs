@@ -48,15 +48,16 @@ pub async fn run(client: &Client, args: Args) -> anyhow::Result<()> {
     if !args.rotate {
         return show(&client.cluster().await?);
     }
+    let mut asked = 0;
     change::update(client, |_, request| {
-        rotate(&args, request);
+        asked = rotate(&args, request);
         Ok(())
     })
     .await?;
     if args.detach {
         return Ok(());
     }
-    if let Some(cluster) = wait(client, args.quiet).await?
+    if let Some(cluster) = wait(client, asked, args.quiet).await?
         && !args.quiet
     {
         show(&cluster)?;
@@ -89,22 +90,24 @@ fn check(args: &Args) -> Result<(), Usage> {
     init::root(args.ca_cert.clone(), args.ca_key.clone(), external).map(drop)
 }
 
-/// Asks for the roll-over.
-fn rotate(args: &Args, request: &mut UpdateClusterRequest) {
+/// Asks for the roll-over; gives its number.
+fn rotate(args: &Args, request: &mut UpdateClusterRequest) -> u64 {
     let spec = change::spec(request);
     args.flags.merge(spec);
     let ca = spec.ca.get_or_insert_with(CaSpec::default);
     ca.force_rotate += 1;
+    let asked = ca.force_rotate;
     if !args.flags.external_ca.is_empty() {
         // The signer answers with a certificate of the root that it signs under.
         let own = ca.external_cas.iter_mut().filter(|external| external.cacert_pem.is_empty());
         own.for_each(|external| external.cacert_pem = args.ca_cert.clone().unwrap_or_default());
     }
     request.root = init::root(args.ca_cert.clone(), args.ca_key.clone(), true).unwrap_or_default();
+    asked
 }
 
-/// Follows the roll-over to its end; `None` when the user no longer wants to.
-async fn wait(client: &Client, quiet: bool) -> anyhow::Result<Option<Cluster>> {
+/// Follows the roll-over of a number to its end; `None` when the user no longer wants to.
+async fn wait(client: &Client, asked: u64, quiet: bool) -> anyhow::Result<Option<Cluster>> {
     let mut progress = Progress::new(quiet);
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
@@ -112,7 +115,9 @@ async fn wait(client: &Client, quiet: bool) -> anyhow::Result<Option<Cluster>> {
         let nodes = client.nodes().await?;
         let stand = Stand::of(&cluster, &nodes);
         progress.show(&stand);
-        if stand.is_done() {
+        // Before it began, all is as well as after its end.
+        let begun = cluster.root_ca.as_ref().is_some_and(|root_ca| root_ca.last_forced >= asked);
+        if begun && stand.is_done() {
             progress.stop();
             return Ok(Some(cluster));
         }
@@ -200,7 +205,7 @@ mod tests {
                 spec: Some(spec.clone()),
                 ..UpdateClusterRequest::default()
             };
-            rotate(&args(arguments), &mut request);
+            assert_eq!(rotate(&args(arguments), &mut request), 5);
             request
         };
         let request = asked(&["--rotate"]);
