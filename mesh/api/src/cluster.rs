@@ -85,11 +85,11 @@ impl RootCa {
 }
 
 impl NodeCertificate {
-    /// Whether the node was given a certificate under the root of that digest and said that it uses
-    /// it: the answer that carried it may have been lost.
+    /// Whether the node said that it uses a certificate under the root of that digest. That it was
+    /// given one is not enough: the answer that carried it may have been lost.
     #[must_use]
     pub fn is_held_under(&self, digest: &str) -> bool {
-        self.issuer_digest == digest && self.held_digest == digest
+        self.held_digest == digest
     }
 }
 

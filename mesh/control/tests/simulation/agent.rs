@@ -7,11 +7,12 @@ use shoal_api::assignment_change::Item;
 use shoal_api::id::IdSource;
 use shoal_api::time::Timestamp;
 use shoal_api::{
-    Assignments, AssignmentsType, RouteBackend, RouteNode, RouteService, SessionRequest, Task,
-    TaskState, TaskStatus, TaskStatusUpdate,
+    Assignments, AssignmentsType, Caller, RenewWrite, RouteBackend, RouteNode, RouteService,
+    SessionRequest, Task, TaskState, TaskStatus, TaskStatusUpdate, Write, write,
 };
 use shoal_control::Input;
 
+use crate::operator::Certificate;
 use crate::world::Dice;
 
 /// A task as the node runs it.
@@ -29,6 +30,11 @@ pub struct Run {
 #[derive(Debug)]
 pub struct Agent {
     pub node: String,
+    pub certificate: Certificate,
+    /// Root under which the leader wants its certificate.
+    pub wanted_issuer: Option<String>,
+    /// The open ticket of a renewal.
+    pub renewing: Option<u64>,
     pub session: Option<String>,
     pub held: u64,
     pub runs: BTreeMap<String, Run>,
@@ -46,9 +52,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn new(node: String) -> Self {
+    pub fn new(node: String, certificate: Certificate) -> Self {
         Self {
             node,
+            certificate,
+            wanted_issuer: None,
+            renewing: None,
             session: None,
             held: 0,
             runs: BTreeMap::new(),
@@ -68,6 +77,8 @@ impl Agent {
         self.session = None;
         self.inbox.clear();
         self.in_flight = None;
+        self.wanted_issuer = None;
+        self.renewing = None;
         self.retry_at = now + dice.up_to(Duration::from_secs(1));
     }
 
@@ -108,11 +119,26 @@ impl Agent {
                 session_id: session_id.clone(),
                 caller: self.node.clone(),
                 held_index,
-                issuer_digest: String::new(),
+                issuer_digest: self.certificate.issuer.clone(),
             });
         }
+        inputs.extend(self.renew(ids));
         inputs.extend(self.report(session_id, ids));
         inputs
+    }
+
+    /// Asks for a certificate under the root that issues now.
+    fn renew(&mut self, ids: &mut IdSource) -> Option<Input> {
+        let wanted = self.wanted_issuer.as_ref()?;
+        if self.renewing.is_some() || *wanted == self.certificate.issuer {
+            return None;
+        }
+        let id = ids.next_u64();
+        self.renewing = Some(id);
+        let node_id = self.node.clone();
+        let write = write::Write::Renew(RenewWrite { node_id, ..RenewWrite::default() });
+        let write = Write { write: Some(write) };
+        Some(Input::Write { id, caller: Caller::default(), write })
     }
 
     /// What became of the statuses under a ticket: `stored`, or to be sent again.

@@ -1,22 +1,26 @@
 //! The leader, its store and followers, the network between, and time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use shoal_api::id::IdSource;
 use shoal_api::time::Timestamp;
 use shoal_api::{
-    Batch, Caller, JoinRequest, JoinTokens, NodeAvailability, NodeState, RootCa, TaskState,
-    UpdateNodeRequest, Write, write,
+    Batch, Caller, JoinRequest, JoinTokens, NodeAvailability, RootCa, SigningCa, UpdateNodeRequest,
+    Write, token, write,
 };
 use shoal_control::{Control, Founding, Input, Refusal, Step, Store};
 
 use crate::agent::Agent;
 use crate::invariants::Memory;
+use crate::operator::{self, Certificate};
+use crate::seen::Seen;
 use crate::user;
 
 const TICK: Duration = Duration::from_millis(100);
 const NODES: u32 = 5;
+/// More do not make it more interesting.
+const NODES_MAX: usize = 7;
 
 /// Seeded chance. Once healed, nothing unlikely happens any more.
 #[derive(Debug)]
@@ -44,17 +48,6 @@ impl Dice {
     }
 }
 
-/// What happened, so that a tame simulation is noticed.
-#[derive(Debug, Default)]
-pub struct Seen {
-    pub lost: u32,
-    pub leaders: u32,
-    pub down: u32,
-    pub failed: u32,
-    pub refused: u32,
-    pub replaced: u32,
-}
-
 /// All of it.
 pub struct World {
     pub store: Store,
@@ -69,6 +62,8 @@ pub struct World {
     /// Another manager, which applies the same log; compared when the leader changes.
     follower: Store,
     quiet: u32,
+    /// Number of the node that came last.
+    newest: u32,
 }
 
 impl World {
@@ -76,11 +71,10 @@ impl World {
         let now = Timestamp(1_000_000_000_000);
         let store = Store::default();
         let control = Control::new(&store, seed, now, &BTreeMap::new());
-        let agents = (1..=NODES).map(|number| Agent::new(format!("n{number}"))).collect();
         let mut world = Self {
             store: store.clone(),
             control,
-            agents,
+            agents: Vec::new(),
             now,
             batches: Vec::new(),
             seen: Seen::default(),
@@ -89,10 +83,11 @@ impl World {
             ids: IdSource::new(!seed),
             follower: store,
             quiet: 0,
+            newest: NODES,
         };
         // Small enough that history must give its addresses back.
         let founding = Founding {
-            node: join(1),
+            node: request(1),
             root_ca: root(),
             address_pools: vec!["10.7.0.0/26".into()],
             subnet_size: 26,
@@ -100,7 +95,8 @@ impl World {
         };
         world.step(vec![Input::Bootstrap { id: 0, founding: Box::new(founding) }], true);
         for number in 2..=NODES {
-            world.ask(write::Write::Join(join(number)));
+            let join = world.join(number, number <= 3);
+            world.ask(join);
         }
         world
     }
@@ -145,6 +141,7 @@ impl World {
             }
             inputs.extend(agent.tick(self.now, &mut self.dice, &mut self.ids));
         }
+        inputs.extend(self.membership());
         if self.dice.one_in(8)
             && let Some(wish) = user::wish(&self.store, &mut self.dice)
         {
@@ -158,6 +155,38 @@ impl World {
         if self.dice.one_in(120) {
             self.change_leader();
         }
+    }
+
+    /// Nodes that come, operators that change what nodes are, and what Raft says.
+    fn membership(&mut self) -> Vec<Input> {
+        let mut inputs = operator::removed_members(&self.store, &mut self.dice);
+        if self.dice.one_in(60) && self.store.nodes().count() < NODES_MAX {
+            self.newest += 1;
+            let manager = self.dice.one_in(2);
+            let join = self.join(self.newest, manager);
+            inputs.push(self.input(join));
+        }
+        if self.dice.one_in(8)
+            && let Some(wish) = operator::wish(&self.store, &mut self.dice)
+        {
+            inputs.push(self.input(wish));
+        }
+        if !inputs.is_empty() {
+            let here = self.agents.iter().filter(|agent| agent.away_until <= self.now);
+            let node_ids = here.map(|agent| agent.node.clone()).collect();
+            inputs.insert(0, Input::Reachable { node_ids });
+        }
+        inputs
+    }
+
+    /// A join with a token that is right, or was so a while ago.
+    fn join(&mut self, number: u32, manager: bool) -> write::Write {
+        let root = self.store.cluster().and_then(|cluster| cluster.root_ca.clone());
+        let now = root.and_then(|root| root.tokens).expect("there are tokens");
+        let first = root_tokens();
+        let tokens = if self.dice.one_in(8) { first } else { now };
+        let token = if manager { tokens.manager } else { tokens.worker };
+        write::Write::Join(JoinRequest { token, ..request(number) })
     }
 
     fn input(&mut self, write: write::Write) -> Input {
@@ -174,7 +203,7 @@ impl World {
         let step = self.control.step(&self.store, inputs, self.now);
         if let Some(batch) = &step.batch {
             self.quiet = 0;
-            self.count(batch);
+            self.seen.count(&self.store, batch);
             if commits {
                 self.commit(batch.clone());
             } else {
@@ -184,6 +213,13 @@ impl World {
         }
         let stored = commits || step.batch.is_none();
         self.answer(&step, stored);
+        self.follow_members();
+        for standing in self.control.standings(&self.store) {
+            let session = Some(&standing.session_id);
+            if let Some(agent) = self.agents.iter_mut().find(|a| a.session.as_ref() == session) {
+                agent.wanted_issuer = Some(standing.issuer_digest);
+            }
+        }
         for (session_id, message) in self.control.assignments(&self.store) {
             let delay = self.dice.up_to(Duration::from_millis(400));
             let agent = self.agents.iter_mut().find(|a| a.session.as_deref() == Some(&session_id));
@@ -194,7 +230,43 @@ impl World {
         }
     }
 
+    /// A node that is a member runs, one that is not any more stops.
+    fn follow_members(&mut self) {
+        let before = self.agents.len();
+        self.agents.retain(|agent| self.store.node(&agent.node).is_some());
+        self.seen.removed += u32::try_from(before - self.agents.len()).expect("few nodes");
+        for node in self.store.nodes() {
+            if self.agents.iter().all(|agent| agent.node != node.id) {
+                self.seen.joined += 1;
+                let certificate = Certificate::issue(&self.store);
+                self.agents.push(Agent::new(node.id.clone(), certificate));
+            }
+        }
+        // In the order of the nodes, so that a seed gives the same run.
+        self.agents.sort_by(|a, b| a.node.cmp(&b.node));
+    }
+
+    /// The leader signs once the write is stored, and its answer may be lost.
+    fn answer_renewals(&mut self, step: &Step, stored: bool) {
+        for agent in &mut self.agents {
+            let done = step.on_commit.iter().map(|(ticket, _)| *ticket);
+            let refused = step.refused.iter().map(|(ticket, _)| *ticket);
+            let mine = |ticket: u64| agent.renewing == Some(ticket);
+            let (done, refused) = (done.into_iter().any(mine), refused.into_iter().any(mine));
+            if !done && !refused {
+                continue;
+            }
+            agent.renewing = None;
+            if done && stored && self.dice.one_in(3) {
+                self.seen.unanswered += 1;
+            } else if done && stored {
+                agent.certificate = Certificate::issue(&self.store);
+            }
+        }
+    }
+
     fn answer(&mut self, step: &Step, stored: bool) {
+        self.answer_renewals(step, stored);
         for (session_id, refusal) in &step.closed {
             self.seen.replaced += u32::from(matches!(refusal, Refusal::Replaced { .. }));
             let agent = self.agents.iter_mut().find(|a| a.session.as_ref() == Some(session_id));
@@ -244,38 +316,25 @@ impl World {
             agent.disconnect(self.now, &mut self.dice);
         }
     }
+}
 
-    fn count(&mut self, batch: &Batch) {
-        let mut downs = BTreeSet::new();
-        for object in batch.changes.iter().filter_map(|change| match &change.change {
-            Some(shoal_api::change::Change::Put(object)) => object.object.as_ref(),
-            _ => None,
-        }) {
-            match object {
-                shoal_api::object::Object::Node(node) if node.state() == NodeState::Down => {
-                    downs.insert(node.id.clone());
-                }
-                shoal_api::object::Object::Task(task) => {
-                    self.seen.failed += u32::from(task.state() == TaskState::Failed);
-                }
-                _ => {}
-            }
-        }
-        self.seen.down += u32::try_from(downs.len()).expect("there are few nodes");
-    }
+/// The tokens that the cluster starts with.
+fn root_tokens() -> JoinTokens {
+    root().tokens.unwrap_or_default()
 }
 
 /// The root that the cluster starts with.
 fn root() -> RootCa {
-    let tokens = JoinTokens { worker: "w".into(), manager: "m".into() };
-    RootCa { tokens: Some(tokens), ..RootCa::default() }
+    let digest = format!("{:064x}", 1);
+    let token = |secret| token::compose(&digest, secret).expect("it is a digest");
+    let tokens = JoinTokens { worker: token("w"), manager: token("m") };
+    let signing = SigningCa { cert_pem: "CERT".into(), key_pem: "KEY".into() };
+    RootCa { signing: Some(signing), tokens: Some(tokens), digest, ..RootCa::default() }
 }
 
-fn join(number: u32) -> JoinRequest {
-    let token = if number <= 3 { "m" } else { "w" };
+fn request(number: u32) -> JoinRequest {
     JoinRequest {
         node_id: format!("n{number}"),
-        token: token.into(),
         addr: format!("10.88.0.{number}:2377"),
         data_path_addr: format!("10.88.0.{number}"),
         ..JoinRequest::default()

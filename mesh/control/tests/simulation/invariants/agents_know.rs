@@ -14,8 +14,8 @@ pub fn check(world: &World) {
     let expected_services = ports_of_services(&world.store);
     for agent in world.agents.iter().filter(|agent| is_up_to_date(world, agent)) {
         assert_eq!(agent.backends, expected, "backends at {}", agent.node);
-        let nodes: Vec<_> = agent.nodes.values().map(|n| (&n.node_id, n.number)).collect();
-        let known: Vec<_> = world.store.nodes().map(|n| (&n.id, n.number)).collect();
+        let nodes: BTreeSet<_> = agent.nodes.values().map(|n| (&n.node_id, n.number)).collect();
+        let known: BTreeSet<_> = world.store.nodes().map(|n| (&n.id, n.number)).collect();
         assert_eq!(nodes, known, "nodes at {}", agent.node);
         let services = agent.services.values();
         let services: BTreeMap<_, _> =
@@ -58,7 +58,8 @@ fn ports_of_services(store: &Store) -> BTreeMap<u32, Vec<shoal_api::PortConfig>>
 fn backends(store: &Store) -> BTreeMap<u32, RouteBackend> {
     let mut backends = BTreeMap::new();
     for task in store.tasks().filter(|task| task.state() == TaskState::Running) {
-        let node = store.node(&task.node_id).expect("nodes are never removed here");
+        // Removed: its tasks are being given up.
+        let Some(node) = store.node(&task.node_id) else { continue };
         if node.state() == NodeState::Down {
             continue;
         }

@@ -1,5 +1,6 @@
 //! Once all is healed: every service has its replicas, of its present spec, running on the nodes
-//! that were told so, and nothing else runs; every node holds what it should; and it is quiet.
+//! that were told so, and nothing else runs; every node holds what it should; no change of a role
+//! and no roll-over is left half done; and it is quiet.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +12,11 @@ pub fn check(world: &World) {
     let store = &world.store;
     assert!(world.quiet_ticks() > 60, "the leader still writes");
     assert!(store.nodes().all(|node| node.state() == NodeState::Ready), "all nodes are ready");
+    for node in store.nodes() {
+        assert_eq!(node.certified_role(), node.role(), "{}", node.id);
+    }
+    let root = store.cluster().and_then(|cluster| cluster.root_ca.as_ref()).expect("a root");
+    assert_eq!(root.rotation, None, "the roll-over came to its end");
     let mut running = BTreeSet::new();
     for service in store.services() {
         assert!(!service.pending_delete, "{} is still there", service.name());

@@ -4,15 +4,24 @@ mod agents_know;
 mod bounded;
 mod converged;
 mod forward;
+mod members;
+mod trusted;
 mod unique;
-
-pub use forward::Memory;
 
 use crate::world::World;
 
+/// What the last looks saw.
+#[derive(Debug, Default)]
+pub struct Memory {
+    forward: forward::Memory,
+    members: members::Memory,
+}
+
 pub fn always(world: &mut World) {
     unique::check(&world.store);
-    forward::check(&mut world.memory, &world.store);
+    forward::check(&mut world.memory.forward, &world.store);
+    members::check(&mut world.memory.members, &world.store);
+    trusted::check(world);
     agents_know::check(world);
     bounded::check(&world.store);
 }
