@@ -31,7 +31,8 @@ pub use addresses::{Wishes, availability};
 
 use super::certificates::Certificates;
 use super::gate::{Behind, Gate};
-use super::state::{Phase, Record, Role, StateDir};
+use super::host;
+use super::state::{Phase, Record, Role, StateDir, Token};
 use crate::config::Config;
 use crate::sentence::sentence;
 
@@ -133,7 +134,7 @@ impl Cluster {
 
     /// The name that this node has among the others unless they call it otherwise.
     pub fn name(&self) -> String {
-        super::host::description(&self.0.config).hostname
+        host::description(&self.0.config).hostname
     }
 
     /// The membership as it is now.
@@ -156,14 +157,11 @@ impl Cluster {
     /// # Errors
     /// The state is damaged, or the machine lacks what a member needs.
     pub async fn resume(&self) -> anyhow::Result<()> {
-        let Some(record) = self.0.state.load()? else {
-            // What a `leave` that was cut short did not get to.
-            return Ok(self.0.state.clear()?);
-        };
+        let Some(record) = self.0.state.load()? else { return Ok(()) };
         info!(node.id = record.node_id, phase = ?record.phase, role = ?record.role, "goes on");
         match record.phase {
-            Phase::Founding => {
-                warn!("the daemon ended while it founded a cluster: nothing of that stays");
+            Phase::Founding | Phase::Leaving => {
+                warn!("the daemon ended while it founded or left a cluster: nothing stays");
                 self.remember(&record);
                 self.take_back().await;
                 Ok(())
@@ -208,14 +206,27 @@ impl Cluster {
     /// Undoes an init or join that failed: this node is in no cluster again.
     async fn take_back(&self) {
         self.stop().await;
-        let seen = std::mem::take(&mut *self.seen());
-        if let Err(error) = self.0.state.clear() {
-            warn!(%error, "the state of a failed start stays");
+        let record = self.seen().record.clone();
+        if let Some(record) = record
+            && let Err(error) = self.forget(record).await
+        {
+            warn!(error = sentence(&error), "something stays of a membership that is over");
         }
-        if let Some(record) = seen.record {
-            self.unload(&record).await;
-        }
+    }
+
+    /// Ends a membership of which nothing runs any more: its tasks, its data plane, its files.
+    async fn forget(&self, record: Record) -> anyhow::Result<()> {
+        let record = Record { phase: Phase::Leaving, token: Token::default(), ..record };
+        // A crash from here on is made good at the next start.
+        self.0.state.save(&record)?;
+        let cgroups = host::cgroup_root(&self.0.config);
+        shoal_agent::remove_tasks(self.0.state.path(), cgroups).await?;
+        self.unload(&record).await;
+        *self.0.restored.lock().await = None;
+        *self.seen() = Seen::default();
+        self.0.state.clear()?;
         self.0.gate.set(Behind::Nothing);
+        Ok(())
     }
 
     async fn unload(&self, record: &Record) {

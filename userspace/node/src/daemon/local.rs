@@ -129,7 +129,7 @@ impl Service for Local {
             Phase::Restored => LocalState::Inactive,
             _ if trouble.is_some() => LocalState::Error,
             Phase::Active => LocalState::Active,
-            Phase::Founding | Phase::Joining => LocalState::Pending,
+            Phase::Founding | Phase::Joining | Phase::Leaving => LocalState::Pending,
         });
         info.error = match record.phase {
             Phase::Restored if !locked => format!(

@@ -27,6 +27,8 @@ pub enum Phase {
     Active,
     /// It has a manager's state from a backup, and waits for `shoal init --force-new-cluster`.
     Restored,
+    /// It is a member no more, and what it kept is being removed.
+    Leaving,
 }
 
 /// Manager or worker, as the file has it.
@@ -150,6 +152,17 @@ pub enum StateError {
         /// What is wrong.
         source: serde_json::Error,
     },
+    /// Somebody removed the record and nothing else.
+    #[error(
+        "{left} is left of a membership whose node.json is missing: bring that back from a backup, \
+         or remove {dir} to start anew"
+    )]
+    Remains {
+        /// What is there.
+        left: PathBuf,
+        /// The directory.
+        dir: PathBuf,
+    },
     /// Another release wrote it.
     #[error(
         "the state directory {dir} has format {found}, and this shoal {release} reads format \
@@ -252,23 +265,33 @@ impl StateDir {
         remove(&self.path.join(RECORD))
     }
 
-    /// Removes what a member keeps here beside its record; the record goes first, so that what is
-    /// left by a crash belongs to nobody. Only what is ours is touched.
+    /// Removes what a member keeps here, its record last: it says [`Phase::Leaving`] by then, and a
+    /// start after a crash goes on. Only what is ours is touched.
     ///
     /// # Errors
     /// The disk refuses.
     pub fn clear(&self) -> Result<(), StateError> {
-        self.forget()?;
         for name in MEMBERS {
             remove(&self.path.join(name))?;
         }
-        Ok(())
+        self.forget()
+    }
+
+    /// Refuses where a membership is left that no record tells of: it may be worth something.
+    ///
+    /// # Errors
+    /// What is there.
+    pub fn ensure_empty(&self) -> Result<(), StateError> {
+        match MEMBERS.iter().map(|name| self.path.join(name)).find(|path| path.exists()) {
+            Some(left) => Err(StateError::Remains { left, dir: self.path.clone() }),
+            None => Ok(()),
+        }
     }
 }
 
 /// What a membership leaves in the state directory: beside the record certificates, a manager's
 /// state, the managers that the agent knows.
-const MEMBERS: [&str; 4] = ["certificates", "raft", "managers.json", "restoring"];
+const MEMBERS: [&str; 3] = ["certificates", "raft", "managers.json"];
 
 /// Writes a file at once and for nobody else to read: a crash leaves the old or the new one.
 ///
@@ -355,7 +378,10 @@ mod tests {
             std::fs::create_dir_all(dir.path().join(folder)).unwrap();
         }
         std::fs::write(dir.path().join("managers.json"), "[]").unwrap();
+        let refused = state.ensure_empty().unwrap_err().to_string();
+        assert!(refused.contains("whose node.json is missing"), "{refused}");
         state.clear().unwrap();
+        state.ensure_empty().unwrap();
         let mut left: Vec<_> = std::fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -33,7 +33,11 @@ fn one_manager_goes_on_by_force_when_the_other_is_lost() {
     // A restart goes on from what is new.
     hosts.stop('a', Signal::SIGKILL);
     hosts.start('a');
-    until("it leads again", || (hosts.tasks('a').len() == 1).then_some(()));
+    until("it leads again, and the task on it runs on", || {
+        // On the lost node one may run as well: nobody knows.
+        let tasks = hosts.tasks('a');
+        tasks.iter().any(|task| task["Node"] == "a").then_some(())
+    });
     let token = hosts.token('a', "worker");
     assert!(token.starts_with("SWMTKN-1-"));
 }

@@ -102,15 +102,16 @@ impl Cluster {
         };
         let folder = self.raft_dir();
         let written = async {
+            // What a crash leaves of this belongs to nobody.
+            self.0.state.save(&Record { phase: Phase::Leaving, ..record.clone() })?;
             let vault = tokio::task::spawn_blocking(move || restored.write(&folder)).await??;
             self.0.certificates.save(&held, Some(&vault))?;
-            // Last: without it all this belongs to nobody.
             self.save(&record)?;
             *self.0.restored.lock().await = Some(vault);
             anyhow::Ok(())
         };
         if let Err(error) = written.await {
-            *self.seen() = super::Seen::default();
+            self.seen().record = None;
             self.0.state.clear()?;
             return Err(error);
         }

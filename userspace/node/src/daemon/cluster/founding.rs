@@ -55,6 +55,7 @@ impl Cluster {
     }
 
     async fn found(&self, request: InitRequest, wishes: Wishes) -> anyhow::Result<InitResponse> {
+        self.ensure_inactive()?;
         let key = Key::from_seed(&rand::random());
         let record = Record {
             node_id: key.node_id(),

@@ -70,8 +70,8 @@ impl Cluster {
         let dataplane = self.fresh_dataplane(&record).await?;
         let ready = Ready { dataplane, listener, vault: None };
         let joined = async {
-            self.0.certificates.save_key(&key)?;
             self.save(&record)?;
+            self.0.certificates.save_key(&key)?;
             self.0.gate.set(Behind::Pending);
             let record = self.ask(record, &key, &parsed, Some(REACH)).await?;
             self.enter(record, ready).await
@@ -229,6 +229,6 @@ impl Cluster {
             "This node is already part of a swarm. Use \"shoal leave\" to leave this swarm and \
              join another one."
         );
-        Ok(())
+        Ok(self.0.state.ensure_empty()?)
     }
 }

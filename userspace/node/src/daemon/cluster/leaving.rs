@@ -5,16 +5,18 @@
 use std::time::Duration;
 
 use shoal_api::control_client::ControlClient;
-use shoal_api::{ListRequest, NodeState};
+use shoal_api::{ListRequest, NodeRole, NodeState};
+use tonic::Status;
 use tracing::{info, warn};
 
 use super::Cluster;
 use crate::daemon::gate::Behind;
-use crate::daemon::host;
 use crate::daemon::state::{Phase, Role};
 
 /// How long a leaving manager tries to be taken out of Raft in order.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Between two looks whether they did.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long it may take to hear who the managers are; without a quorum nobody says.
 const ASK: Duration = Duration::from_secs(5);
 
@@ -86,39 +88,48 @@ impl Cluster {
             anyhow::bail!(Managers::warning(self.count_managers(&record.node_id).await));
         }
         if manages {
-            self.say_farewell().await;
+            self.say_farewell(&record.node_id).await;
         }
         info!(node.id = record.node_id, "leaves the cluster");
         self.0.gate.set(Behind::Pending);
         let agent = self.0.running.lock().await.agent.take();
         self.stop().await;
-        match agent {
-            Some(agent) => agent.remove_all().await,
-            // Locked, restored, or not let in yet.
-            None => {
-                let cgroups = host::cgroup_root(&self.0.config);
-                shoal_agent::remove_tasks(self.0.state.path(), cgroups).await?;
-            }
+        if let Some(agent) = agent {
+            agent.remove_all().await;
         }
-        *self.seen() = super::Seen::default();
-        *self.0.restored.lock().await = None;
-        self.0.state.clear()?;
-        if record.phase != Phase::Restored {
-            self.unload(&record).await;
-        }
-        self.0.gate.set(Behind::Nothing);
-        Ok(())
+        self.forget(record).await
     }
 
     /// Has the others take this manager out, so that they keep their quorum; without a leader they
     /// cannot, and it goes all the same.
-    async fn say_farewell(&self) {
+    async fn say_farewell(&self, own: &str) {
         let Some(manager) = self.manager().await else { return };
-        match tokio::time::timeout(FAREWELL, manager.leave()).await {
-            Ok(Ok(())) => {}
+        let others = self.count_managers(own).await.filter(|managers| !managers.is_last());
+        if others.is_none() {
+            return;
+        }
+        let farewell = async {
+            manager.leave().await?;
+            // Until then its vote counts, and the others may need it to let it go.
+            while !self.is_let_go().await {
+                tokio::time::sleep(LOOK).await;
+            }
+            Ok::<_, Status>(())
+        };
+        match tokio::time::timeout(FAREWELL, farewell).await {
+            Ok(Ok(())) => info!("the other managers go on without this one"),
             Ok(Err(error)) => warn!(%error, "the other managers did not take the farewell"),
             Err(_late) => warn!("the other managers did not take the farewell in time"),
         }
+    }
+
+    /// Whether Raft has this node's manager no more.
+    async fn is_let_go(&self) -> bool {
+        let told = {
+            let running = self.0.running.lock().await;
+            running.agent.as_ref().and_then(|agent| agent.standing().borrow().clone())
+        };
+        told.is_some_and(|standing| standing.role() == NodeRole::Worker)
     }
 
     /// `None` while this node does not take part, or nobody leads.
