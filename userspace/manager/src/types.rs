@@ -164,4 +164,54 @@ mod tests {
         message.version = 9;
         assert!(from_message::<Entry>(&message).is_err());
     }
+
+    /// Raft's messages as each release sent them. A rolling upgrade has managers of two releases:
+    /// what one says the other must understand.
+    #[test]
+    fn bytes_of_every_release_are_the_messages_of_this_one() {
+        use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+
+        let log_id = |index| Some(LogId { leader_id: 3u64.into(), index });
+        let nodes: std::collections::BTreeMap<_, _> =
+            (1..=3).map(|id| (id, Peer { addr: format!("host{id}:2377") })).collect();
+        let membership = Membership::new(vec![[1, 2, 3].into()], nodes).unwrap();
+        let change = Entry {
+            log_id: log_id(10).unwrap(),
+            payload: openraft::EntryPayload::Membership(membership.clone()),
+        };
+        let append = AppendEntriesRequest::<TypeConfig> {
+            vote: Vote::new_committed(3, 1),
+            prev_log_id: log_id(8),
+            entries: vec![entry(), change],
+            leader_commit: log_id(8),
+        };
+        let appended = AppendEntriesResponse::<TypeConfig>::PartialSuccess(log_id(9));
+        let vote = VoteRequest::<TypeConfig> {
+            vote: Vote::new(4, 2),
+            last_log_id: log_id(9),
+            leadership_transfer: true,
+        };
+        let head = SnapshotMeta {
+            last_log_id: log_id(9),
+            last_membership: StoredMembership::new(log_id(7), membership),
+        };
+        check("append", &append);
+        check("appended", &appended);
+        check("vote", &vote);
+        check("snapshot-head", &(Vote::new(3, 1), head));
+    }
+
+    fn check<T: Serialize + DeserializeOwned>(name: &str, value: &T) {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/0.1");
+        let path = folder.join(format!("raft-message-{name}.bin"));
+        let ours = to_message(value).unwrap().encode_to_vec();
+        if std::env::var_os("SHOAL_BLESS").is_some() {
+            std::fs::write(&path, &ours).unwrap();
+        }
+        let kept = std::fs::read(&path).unwrap();
+        let message = RaftMessage::decode(kept.as_slice()).unwrap();
+        let read: T = from_message(&message).unwrap();
+        assert_eq!(to_message(&read).unwrap().encode_to_vec(), ours, "{name} is read as it was");
+        assert_eq!(kept, ours, "{name} is written as it was");
+    }
 }

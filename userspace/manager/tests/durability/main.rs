@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers are tests too")]
 
+mod fixtures;
 mod full_disk;
 #[path = "../cluster/harness.rs"]
 #[allow(dead_code, reason = "shared with the tests of the cluster, which use the rest")]
