@@ -202,3 +202,27 @@ fn a_new_root_reaches_every_node_and_cuts_nobody_off() {
     let mode = std::fs::metadata(hosts.state('b').join("certificates/node.key")).unwrap();
     assert_eq!(mode.permissions().mode() & 0o777, 0o600);
 }
+
+#[test]
+fn a_node_that_was_removed_says_so_and_can_come_back() {
+    if !can_run() {
+        return;
+    }
+    let hosts = Hosts::pair("worker");
+    let ready = hosts.fails('a', &["node", "rm", "b"]);
+    assert!(ready.contains("is not down and can't be removed"), "{ready}");
+    hosts.ok('a', &["node", "rm", "--force", "b"]);
+    assert_eq!(hosts.nodes('a').len(), 1);
+    let error = until("b is told", || {
+        let swarm = hosts.swarm('b');
+        (swarm["LocalNodeState"] == "error").then(|| swarm["Error"].clone())
+    });
+    let removed = format!("node {} was removed from the swarm", hosts.swarm('b')["NodeID"])
+        .replace('"', "");
+    assert!(error.as_str().unwrap().contains(&removed), "{error}");
+    hosts.ok('b', &["leave"]);
+    hosts.assert_untouched('b');
+    let token = hosts.token('a', "worker");
+    hosts.ok('b', &["join", "--token", &token, "10.77.0.1"]);
+    hosts.until_ready(2);
+}

@@ -108,3 +108,29 @@ fn what_a_killed_init_left_is_taken_away() {
     hosts.assert_untouched('a');
     hosts.ok('a', &["init"]);
 }
+
+#[test]
+fn a_restored_manager_with_autolock_wants_its_key_after_a_restart() {
+    if !can_run() {
+        return;
+    }
+    let mut hosts = Hosts::new();
+    hosts.start('a');
+    hosts.ok('a', &["init", "--autolock"]);
+    let unlock = hosts.ok('a', &["unlock-key", "-q"]);
+    let file = hosts.dir.path().join("cluster.backup").to_str().unwrap().to_owned();
+    let key = hosts.dir.path().join("backup.key").to_str().unwrap().to_owned();
+    hosts.ok('a', &["backup", "--key-file", &key, &file]);
+    hosts.ok('a', &["leave", "--force"]);
+    hosts.ok('a', &["restore", "--key-file", &key, &file]);
+    hosts.stop('a', Signal::SIGTERM);
+    hosts.start('a');
+    assert!(hosts.is('a', "locked"));
+    let refused = hosts.fails('a', &["init", "--force-new-cluster"]);
+    assert!(refused.contains("Swarm is encrypted and needs to be unlocked"), "{refused}");
+    assert!(hosts.tell('a', &["unlock"], &unlock).status.success());
+    assert!(hosts.is('a', "inactive"));
+    hosts.ok('a', &["init", "--force-new-cluster"]);
+    assert!(hosts.is('a', "active"));
+    assert_eq!(hosts.ok('a', &["unlock-key", "-q"]), unlock);
+}
