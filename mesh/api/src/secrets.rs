@@ -53,7 +53,7 @@ hides! {
     InitResponse { worker_token, unlock_key; node_id, cluster_id, addr }
     JoinClusterRequest {
         token;
-        addrs, advertise_addr, listen_addr, data_path_addr, availability, role
+        addrs, advertise_addr, listen_addr, data_path_addr, availability
     }
     JoinRequest {
         token;

@@ -60,7 +60,6 @@ fn request(args: Args) -> Result<JoinClusterRequest, Usage> {
         listen_addr: args.listen_addr.unwrap_or_default(),
         data_path_addr: args.data_path_addr.unwrap_or_default(),
         availability: NodeAvailability::from(args.availability).into(),
-        ..JoinClusterRequest::default()
     })
 }
 
