@@ -103,6 +103,10 @@ pub enum Refusal {
     Other,
 }
 
+/// The other side closed the connection, with or without having read everything.
+const HUNG_UP: [io::ErrorKind; 3] =
+    [io::ErrorKind::UnexpectedEof, io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
+
 /// What kept a call from reaching anyone, if that is why it failed.
 ///
 /// A channel connects by itself and again; this finds the reason in the status of a call.
@@ -141,14 +145,12 @@ impl DialError {
                 | rustls::Error::PeerMisbehaved(_),
             ) => Self::NotShoal { addr, reason: "it does not speak TLS 1.3".into() },
             Some(other) => Self::NotShoal { addr, reason: other.to_string() },
-            None if error.kind() == io::ErrorKind::UnexpectedEof => Self::closed(addr),
+            None if HUNG_UP.contains(&error.kind()) => Self::Unreachable {
+                addr,
+                reason: "it hangs up at once, as a port that is not a Shoal manager does".into(),
+            },
             None => Self::Unreachable { addr, reason: error.to_string() },
         }
-    }
-
-    /// The other side closed the connection before it said who it is.
-    pub(crate) fn closed(addr: String) -> Self {
-        Self::Unreachable { addr, reason: "it closed the connection at once".into() }
     }
 
     fn certificate(addr: String, expected: Option<&str>, problem: &CertificateError) -> Self {

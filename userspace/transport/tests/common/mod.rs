@@ -136,7 +136,8 @@ impl Drop for Server {
 
 /// A loaded machine is slow, not gone.
 pub fn patient() -> Dial {
-    Dial { handshake_timeout: Duration::from_secs(8), ..Dial::default() }
+    let (connect_timeout, handshake_timeout) = (Duration::from_secs(8), Duration::from_secs(8));
+    Dial { connect_timeout, handshake_timeout, ..Dial::default() }
 }
 
 /// What a service saw of its caller.
