@@ -1,7 +1,7 @@
 //! Fuzzing: `cargo xtask fuzz` gives the targets of `tests/fuzz` to cargo-fuzz.
 //!
-//! It needs a nightly compiler and cargo-fuzz (`cargo xtask setup` installs it); without them it
-//! says so. What a run finds is written to `tests/fuzz/regressions/TARGET/`, where an ordinary test
+//! It needs a nightly compiler and cargo-fuzz, which it installs; where that cannot be done it says
+//! so. What a run finds is written to `tests/fuzz/regressions/TARGET/`, where an ordinary test
 //! replays it from then on; what it learnt stays in `target/fuzz/corpus`.
 
 use std::path::Path;
@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell::{cargo, free, root, run, which};
+use crate::setup;
+use crate::shell::{cargo, free, root, run};
 use crate::table::Table;
 
 /// The targets, as `tests/fuzz/src/lib.rs` has them.
@@ -63,15 +64,12 @@ pub fn run_all(args: &Args) -> Result<ExitCode> {
 }
 
 /// What is missing here.
-fn why_not() -> Option<&'static str> {
-    if which("cargo-fuzz").is_none() {
-        return Some("no cargo-fuzz: `cargo install --locked cargo-fuzz`");
-    }
+fn why_not() -> Option<String> {
     let nightly = free("cargo").args(["+nightly", "--version"]).output();
     if !nightly.is_ok_and(|output| output.status.success()) {
-        return Some("no nightly compiler");
+        return Some("no nightly compiler".to_owned());
     }
-    None
+    setup::for_fuzz().err().map(|error| format!("no cargo-fuzz: {error:#}"))
 }
 
 /// One target. Whether it found nothing.

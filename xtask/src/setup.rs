@@ -26,7 +26,13 @@ type Tool = (&'static str, &'static str);
 /// What a lab is made with.
 const LAB: [Tool; 3] = [("ip", "iproute2"), ("ethtool", "ethtool"), ("setsid", "util-linux")];
 /// What tests ask and listen with, beside a lab's tools.
-const TEST: [Tool; 3] = [("tcpdump", "tcpdump"), ("curl", "curl"), ("openssl", "openssl")];
+const TEST: [Tool; 4] = [
+    ("tcpdump", "tcpdump"),
+    ("curl", "curl"),
+    ("openssl", "openssl"),
+    // An external CA, as an operator would run it.
+    ("cfssl", "golang-cfssl"),
+];
 /// What benchmarks compare with and measure by.
 const BENCH: [Tool; 4] =
     [("nft", "nftables"), ("haproxy", "haproxy"), ("wrk", "wrk"), ("iperf3", "iperf3")];
@@ -52,6 +58,16 @@ pub fn for_lab() -> Result<()> {
 pub fn for_test() -> Result<()> {
     packages(&[LAB.as_slice(), &TEST].concat())?;
     nextest()
+}
+
+/// What fuzzing needs, beside a nightly compiler.
+pub fn for_fuzz() -> Result<()> {
+    if which("cargo-fuzz").is_some() {
+        return Ok(());
+    }
+    step("installing cargo-fuzz (a minute)", || {
+        run(free("cargo").args(["install", "--quiet", "--locked", "cargo-fuzz"]))
+    })
 }
 
 /// What benchmarks need.
