@@ -8,6 +8,7 @@ mod build;
 mod ci;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod guard;
 mod lab;
 mod setup;
@@ -51,6 +52,8 @@ enum Chore {
     Demo(demo::Args),
     /// Run every kind of test that this machine can run, and say what was skipped and why.
     Test(test::Args),
+    /// Give the readers of strangers' bytes to cargo-fuzz.
+    Fuzz(fuzz::Args),
     /// Measure.
     Bench(bench::Args),
     /// Check what the compiler does not: imports, headers, sizes, the ABI's hash.
@@ -90,6 +93,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Lab(args) => return lab::run(args),
         Chore::Demo(args) => return demo::run(args),
         Chore::Test(args) => return test::run(&args),
+        Chore::Fuzz(args) => return fuzz::run_all(&args),
         Chore::Bench(args) => return bench::run(args),
         Chore::Tidy(args) => return tidy::run(&args),
         Chore::Ci => return ci::run(),
