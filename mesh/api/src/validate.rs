@@ -5,7 +5,7 @@
 
 use prost::Message;
 
-pub use self::cluster::{CLUSTER_NAME, address_pools, cluster_spec, node_spec};
+pub use self::cluster::{CLUSTER_NAME, address_pools, cluster_spec, node_description, node_spec};
 use crate::{ContainerSpec, EndpointSpec, PortConfig, Protocol, ServiceSpec};
 
 mod cluster;
@@ -95,6 +95,14 @@ pub enum Invalid {
     Role {
         /// As given.
         role: String,
+    },
+    /// What a node says of itself is replicated, too.
+    #[error("node description is {bytes} bytes long, the most is {most}")]
+    Description {
+        /// As encoded.
+        bytes: usize,
+        /// The most that is allowed.
+        most: usize,
     },
     /// A label has no name.
     #[error("labels must have a name")]

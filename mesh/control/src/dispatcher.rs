@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use shoal_api::time::Timestamp;
 use shoal_api::{
     Assignments, Node, NodeProgress, NodeState, NodeStatus, SessionRequest, TaskState,
-    TaskStatusUpdate,
+    TaskStatusUpdate, validate,
 };
 
 use crate::assignments::{Feed, Sender};
@@ -163,6 +163,9 @@ impl Dispatcher {
         if store.node(id).is_none() {
             return Err(Refusal::NotFound { what: "node", id: id.clone() });
         }
+        if let Some(description) = &request.description {
+            validate::node_description(description)?;
+        }
         if !request.data_path_addr.is_empty() {
             check_data_path(&request.data_path_addr)?;
         }
@@ -223,7 +226,9 @@ impl Dispatcher {
             *seen = now;
         }
         for update in updates {
-            let Some(status) = update.status else { continue };
+            let Some(mut status) = update.status else { continue };
+            registry::clip(&mut status.message);
+            registry::clip(&mut status.err);
             let Some(task) = draft.task(&update.task_id) else { continue };
             // What comes before `ACCEPTED` is the managers' to write, `REMOVE` is desired only.
             let theirs =

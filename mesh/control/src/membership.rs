@@ -122,6 +122,9 @@ pub(crate) fn check_join(request: &JoinRequest, role: NodeRole) -> Result<(), Re
     if let Some(spec) = &request.spec {
         validate::node_spec(spec)?;
     }
+    if let Some(description) = &request.description {
+        validate::node_description(description)?;
+    }
     // A worker is asked for it only when it is promoted.
     if role == NodeRole::Manager || !request.addr.is_empty() {
         check_addr(&request.addr)?;
@@ -148,7 +151,8 @@ pub(crate) fn check_ports(
 /// Where a gRPC server is reached.
 pub(crate) fn check_addr(addr: &str) -> Result<(), Refusal> {
     let parts = addr.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
-    if matches!(parts, Some((host, Ok(1..))) if !host.is_empty()) {
+    // A host name has at most 253 octets (RFC 1035).
+    if matches!(parts, Some((host, Ok(1..))) if (1..=253).contains(&host.len())) {
         Ok(())
     } else {
         Err(Refusal::Address { addr: addr.to_owned(), expected: "use HOST:PORT" })

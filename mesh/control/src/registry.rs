@@ -4,6 +4,18 @@ use shoal_api::{Node, NodeState, NodeStatus, SessionRequest};
 
 use crate::draft::Draft;
 
+/// Bytes of a text that a node reports of a task: a batch must bear some hundred reports.
+const MAX_TEXT_BYTES: usize = 1 << 10;
+
+/// Cuts a text that is too long off, between two characters.
+pub(crate) fn clip(text: &mut String) {
+    if let Some(end) =
+        (0..=MAX_TEXT_BYTES.min(text.len())).rev().find(|at| text.is_char_boundary(*at))
+    {
+        text.truncate(end);
+    }
+}
+
 /// Writes down what a session says about its node, which is ready with it.
 pub(crate) fn register(draft: &mut Draft<'_>, request: &SessionRequest) {
     let Some(node) = draft.node(&request.node_id) else { return };

@@ -7,7 +7,10 @@ use prost::Message;
 
 use super::{Invalid, MAX_SPEC_BYTES};
 use crate::duration::NODE_CERT_EXPIRY_MIN;
-use crate::{CaSpec, ClusterSpec, ExternalCa, NodeAvailability, NodeRole, NodeSpec, SUBNET_SIZE};
+use crate::{
+    CaSpec, ClusterSpec, ExternalCa, NodeAvailability, NodeDescription, NodeRole, NodeSpec,
+    SUBNET_SIZE,
+};
 
 /// Docker knows one cluster, and this is its name.
 pub const CLUSTER_NAME: &str = "default";
@@ -16,6 +19,9 @@ pub const CLUSTER_NAME: &str = "default";
 const LONGEST_PREFIX: u32 = 29;
 /// Shortest: an address is found as an offset in its subnet, and no cluster has more tasks.
 const SHORTEST_PREFIX: u32 = 8;
+
+/// Bytes of a node's description: some names, versions and numbers.
+const MAX_DESCRIPTION_BYTES: usize = 16 << 10;
 
 /// Checks all of a cluster's spec that needs no other object.
 ///
@@ -63,6 +69,16 @@ pub fn node_spec(spec: &NodeSpec) -> Result<(), Invalid> {
         return Err(Invalid::Role { role: spec.role.to_string() });
     }
     if spec.labels.keys().any(String::is_empty) { Err(Invalid::Label) } else { Ok(()) }
+}
+
+/// Checks what a node says of itself: one that says too much would fill a batch that can never be
+/// committed.
+///
+/// # Errors
+/// It is too long.
+pub fn node_description(description: &NodeDescription) -> Result<(), Invalid> {
+    let (bytes, most) = (description.encoded_len(), MAX_DESCRIPTION_BYTES);
+    if bytes > most { Err(Invalid::Description { bytes, most }) } else { Ok(()) }
 }
 
 /// Checks the pools that networks' subnets are cut from.

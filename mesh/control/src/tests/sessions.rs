@@ -157,3 +157,27 @@ fn a_copied_state_directory_is_refused_while_the_first_one_lives() {
     bed.step(vec![Input::SessionClosed { session_id: "a2".into() }]);
     assert_eq!(open(&mut bed, "b3", "B"), []);
 }
+
+#[test]
+fn a_node_that_says_too_much_does_not_fill_the_log() {
+    let mut bed = Bed::new(1);
+    let long = |length| {
+        let hostname = "x".repeat(length);
+        Some(shoal_api::NodeDescription { hostname, ..shoal_api::NodeDescription::default() })
+    };
+    let (node_id, description) = ("n1".to_owned(), long(1 << 20));
+    let request = SessionRequest { node_id, description, ..SessionRequest::default() };
+    let session_id = "wordy".to_owned();
+    let step = bed.step(vec![Input::SessionOpened { session_id, caller: "n1".into(), request }]);
+    let text = step.closed[0].1.to_string();
+    assert_eq!(text, "node description is 1048580 bytes long, the most is 16384");
+    bed.create(spec("web", 1, &[])).unwrap();
+    let task = bed.live("web").remove(0);
+    let status = TaskStatus {
+        state: TaskState::Failed.into(),
+        err: "é".repeat(1 << 20),
+        ..TaskStatus::default()
+    };
+    bed.report_as("n1", &task, status);
+    assert_eq!(bed.store.task(&task.id).unwrap().status.as_ref().unwrap().err, "é".repeat(512));
+}
