@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use shoal_transport::Credentials;
 
+use crate::identity;
 use crate::vault::{Vault, VaultError};
 
 /// What a manager is started with.
@@ -51,6 +52,10 @@ impl Config {
     pub(crate) fn vault(&self) -> Result<Vault, VaultError> {
         match &self.vault {
             Some(vault) => Ok(vault.clone()),
+            // One that has run before must not get new keys for what the old ones sealed.
+            None if self.state_dir.join(identity::FILE).exists() => {
+                Vault::open(&self.state_dir, None)
+            }
             None => Vault::open_or_create(&self.state_dir),
         }
     }

@@ -3,9 +3,9 @@
 //! Written beside the old one, flushed, renamed over it, and the folder flushed: only then is the
 //! new one acknowledged. What lies in such a file is for its owner to say, and whether it is sealed.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// What a disk can do; tests put one behind it whose power is cut.
@@ -127,6 +127,8 @@ pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// The disk refused.
 pub fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    // It may have been there, and open to others.
+    fs::set_permissions(folder, Permissions::from_mode(0o700))?;
     match folder.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => Os.sync_folder(parent),
         _ => Ok(()),
@@ -145,8 +147,6 @@ pub mod power;
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::power::PowerDisk;
     use super::*;
 

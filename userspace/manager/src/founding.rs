@@ -157,10 +157,3 @@ impl Founding {
         Some(Self { node, cluster })
     }
 }
-
-impl From<JoinRequest> for Founding {
-    /// A cluster that is its first node and nothing else, as tests want it.
-    fn from(node: JoinRequest) -> Self {
-        Self { node, cluster: Cluster::default() }
-    }
-}

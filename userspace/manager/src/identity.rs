@@ -97,7 +97,7 @@ pub fn claim(
 /// # Errors
 /// The file cannot be read or is damaged.
 pub fn founding(folder: &Path, vault: &Vault) -> Result<Option<Founding>, ManagerError> {
-    sealed(&folder.join(FOUNDER), vault, FOUNDER, |bytes| Founding::decode(bytes))
+    sealed(&folder.join(FOUNDER), vault, FOUNDER, Founding::decode)
 }
 
 /// The node of a manager that goes on alone and has not said so in the store.
@@ -191,7 +191,7 @@ mod tests {
         let vault = Vault::create(&path, None).unwrap();
         let identity = Identity { node_id: "n1".into(), raft_id: 7 };
         let node = JoinRequest { node_id: "n1".into(), ..JoinRequest::default() };
-        let brought = Founding::from(node);
+        let brought = Founding { node, cluster: shoal_api::Cluster::default() };
         claim(&path, &vault, &identity, Some(&brought)).unwrap();
         assert_eq!(load(&path).unwrap(), Some(identity.clone()));
         assert_eq!(founding(&path, &vault).unwrap(), Some(brought));

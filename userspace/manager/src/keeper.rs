@@ -44,7 +44,7 @@ impl Keeper {
         let mut unsettled = true;
         loop {
             applied.borrow_and_update();
-            let done = self.settle(&mut unsettled).and(self.relock());
+            let done = self.settle(&mut unsettled).and_then(|()| self.relock());
             let done = match done {
                 Ok(()) if self.vault.has_old_keys() => self.reseal().await,
                 other => other,

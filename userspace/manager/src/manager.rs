@@ -79,8 +79,7 @@ impl Manager {
     ///
     /// # Errors
     /// The folder is in use, the disk refuses, or it takes too long.
-    pub async fn init(config: Config, founding: impl Into<Founding>) -> Result<Self, ManagerError> {
-        let founding = founding.into();
+    pub async fn init(config: Config, founding: Founding) -> Result<Self, ManagerError> {
         if config.credentials.is_none() {
             return Err(no_certificate());
         }

@@ -172,7 +172,7 @@ struct Model {
 impl Model {
     fn last(&self) -> u64 {
         let last = self.entries.last_key_value().map(|(index, _)| *index);
-        last.or(self.purged.map(|purged| purged.index)).unwrap_or(0)
+        last.or_else(|| self.purged.map(|purged| purged.index)).unwrap_or(0)
     }
 
     /// Draws one thing that Raft does with its log, does it here, and gives it for the disk.

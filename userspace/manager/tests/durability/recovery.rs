@@ -132,3 +132,27 @@ async fn a_backup_brings_a_cluster_back_whose_managers_are_all_lost() {
     goes_on_alone(&host, &names, &[&worker.node_id]).await;
     assert_eq!(host.manager().cluster_id(), Some(cluster_id));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_that_lost_a_file_says_which_and_makes_none_anew() {
+    let timings = Timings { snapshot_after: 10, kept_entries: 2, ..Timings::default() };
+    let mut cluster = Cluster::start_with(1, &timings).await;
+    let host = &mut cluster.hosts[0];
+    for number in 0..30 {
+        host.create(&format!("web{number}")).await.unwrap();
+    }
+    let snapshot = host.state_dir().join("snapshot");
+    eventually("there is a snapshot", || async { snapshot.exists().then_some(()) }).await;
+    host.stop().await;
+    for name in ["raft.redb", "snapshot", "vault"] {
+        let path = host.state_dir().join(name);
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let lost = Manager::restart(host.config()).await.err().unwrap().to_string();
+        assert!(lost.starts_with(&format!("{} is missing", path.display())), "{lost}");
+        assert!(!path.exists());
+        fs::write(&path, kept).unwrap();
+    }
+    host.restart().await;
+    eventually("with all files it is back", || async { host.create("zzz").await.ok() }).await;
+}
