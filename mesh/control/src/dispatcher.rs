@@ -335,9 +335,9 @@ impl Dispatcher {
                 continue;
             }
             session.told.clone_from(&now);
-            let Some((role, issuer_digest, trusted)) = now else { continue };
+            let Some((role, raft_id, issuer_digest, trusted)) = now else { continue };
             let (session_id, node_id) = (session_id.clone(), node_id.clone());
-            standings.push(Standing { session_id, node_id, role, issuer_digest, trusted });
+            standings.push(Standing { session_id, node_id, role, raft_id, issuer_digest, trusted });
         }
         standings
     }

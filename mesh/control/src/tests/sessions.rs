@@ -81,11 +81,13 @@ fn a_node_is_patient_as_long_as_the_period_that_it_was_told() {
     assert_eq!(bed.node("n1").state(), NodeState::Down);
 }
 
-fn standing(node: &str, role: NodeRole, issuer: &str, trusted: &[&str]) -> Standing {
+/// `raft_id` 0 is a worker's.
+fn standing(node: &str, raft_id: u64, issuer: &str, trusted: &[&str]) -> Standing {
     Standing {
         session_id: session(node),
         node_id: node.into(),
-        role,
+        role: if raft_id == 0 { NodeRole::Worker } else { NodeRole::Manager },
+        raft_id,
         issuer_digest: issuer.into(),
         trusted: trusted.iter().map(|digest| (*digest).to_owned()).collect(),
     }
@@ -95,16 +97,25 @@ fn standing(node: &str, role: NodeRole, issuer: &str, trusted: &[&str]) -> Stand
 fn a_session_is_told_its_nodes_standing_first_and_whenever_it_changes() {
     let mut bed = Bed::new(2);
     let told = |bed: &mut Bed| bed.control.standings(&bed.store);
-    let manager = standing("n1", NodeRole::Manager, ROOT, &[ROOT]);
-    let worker = standing("n2", NodeRole::Worker, ROOT, &[ROOT]);
+    let manager = standing("n1", 1, ROOT, &[ROOT]);
+    let worker = standing("n2", 0, ROOT, &[ROOT]);
     assert_eq!(told(&mut bed), [manager, worker.clone()]);
     bed.create(spec("web", 2, &[])).unwrap();
     assert_eq!(told(&mut bed), [], "it is not about certificates");
     bed.set_role("n2", NodeRole::Manager).unwrap();
-    assert_eq!(told(&mut bed), [standing("n2", NodeRole::Manager, ROOT, &[ROOT])]);
+    assert_eq!(told(&mut bed), [standing("n2", 2, ROOT, &[ROOT])]);
     bed.set_role("n2", NodeRole::Worker).unwrap();
     assert_eq!(told(&mut bed), [], "Raft still has it");
     bed.step(vec![Input::MemberRemoved { raft_id: 2 }]);
+    assert_eq!(told(&mut bed), [worker.clone()]);
+    bed.set_role("n2", NodeRole::Manager).unwrap();
+    bed.set_role("n2", NodeRole::Worker).unwrap();
+    bed.step(vec![Input::MemberRemoved { raft_id: 3 }]);
+    bed.set_role("n2", NodeRole::Manager).unwrap();
+    let again = standing("n2", 4, ROOT, &[ROOT]);
+    assert_eq!(told(&mut bed), [again], "it must not go on under its old Raft id");
+    bed.set_role("n2", NodeRole::Worker).unwrap();
+    bed.step(vec![Input::MemberRemoved { raft_id: 4 }]);
     assert_eq!(told(&mut bed), [worker]);
     update_cluster(&mut bed, |spec, write| {
         spec.ca.get_or_insert_default().force_rotate = 1;
@@ -117,10 +128,10 @@ fn a_session_is_told_its_nodes_standing_first_and_whenever_it_changes() {
         });
     });
     let trusted = [ROOT, NEXT];
-    let manager = standing("n1", NodeRole::Manager, NEXT, &trusted);
-    assert_eq!(told(&mut bed), [manager, standing("n2", NodeRole::Worker, NEXT, &trusted)]);
+    let manager = standing("n1", 1, NEXT, &trusted);
+    assert_eq!(told(&mut bed), [manager, standing("n2", 0, NEXT, &trusted)]);
     bed.open("n2");
-    assert_eq!(told(&mut bed), [standing("n2", NodeRole::Worker, NEXT, &trusted)]);
+    assert_eq!(told(&mut bed), [standing("n2", 0, NEXT, &trusted)]);
 }
 
 #[test]
@@ -134,7 +145,7 @@ fn a_standing_that_was_lost_with_a_batch_is_told_when_it_holds() {
     bed.control.lost();
     assert_eq!(bed.control.standings(&bed.store), []);
     bed.step(vec![input]);
-    let promoted = standing("n2", NodeRole::Manager, ROOT, &[ROOT]);
+    let promoted = standing("n2", 2, ROOT, &[ROOT]);
     assert_eq!(bed.control.standings(&bed.store), [promoted]);
 }
 
