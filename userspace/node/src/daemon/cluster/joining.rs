@@ -187,8 +187,14 @@ impl Cluster {
             self.0.gate.set(Behind::Worker);
             return Ok(told);
         }
-        // The managers know this one already; it says that it does not come.
-        let listener = ready.listener?;
+        let listener = ready.listener.with_context(|| {
+            // Which role a token gives is told by the answer only.
+            format!(
+                "the cluster counts node {} as a manager by now, take it out there by \"shoal node \
+                 rm --force\"",
+                record.node_id
+            )
+        })?;
         let vault = match ready.vault {
             Some(vault) => vault,
             None => Vault::open_or_create(&self.raft_dir())?,

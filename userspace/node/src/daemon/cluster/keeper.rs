@@ -180,3 +180,77 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_api::NodeRole;
+    use shoal_api::time::Timestamp;
+    use shoal_identity::{Csr, Identity, Root};
+
+    use super::*;
+    use crate::config::{self, Environment, Flags};
+    use crate::daemon::state::{Phase, Record, StateDir};
+
+    /// A node with a certificate for an hour from then on, and the digest of its root.
+    fn node(dir: &std::path::Path, issued: Timestamp) -> (Cluster, Credentials, String) {
+        let file = dir.join("empty.toml");
+        std::fs::write(&file, "").unwrap();
+        let config = config::load(Flags::default(), None, Some(&file), &Environment(&|_| None));
+        let (cluster, _fatal) = Cluster::new(config.unwrap(), StateDir::open(dir).unwrap());
+        let root = Root::found(&[1; 32], issued);
+        let key = Key::from_seed(&[2; 32]);
+        let identity =
+            Identity { node_id: key.node_id(), role: NodeRole::Worker, cluster_id: "c".repeat(25) };
+        let csr = Csr::parse(&shoal_identity::csr::request(&key)).unwrap();
+        let life = Duration::from_secs(3_600);
+        let chain = root.issue(&csr, &identity, issued, life, [3; 16], "");
+        let credentials = Credentials::new(&chain, &key, &root.cert_pem()).unwrap();
+        (cluster, credentials, root.digest_hex())
+    }
+
+    #[test]
+    fn a_node_says_what_keeps_it_out_and_forgets_it_when_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, expired, _) = node(dir.path(), Timestamp(1_700_000_000_000_000_000));
+        let trouble = || cluster.look().trouble;
+        cluster.judge(&expired, None, None);
+        assert_eq!(trouble().as_deref(), Some(EXPIRED));
+        cluster.judge(&expired, Some("two of me".into()), None);
+        assert_eq!(trouble().as_deref(), Some("two of me"));
+        let removed = anyhow::Error::from(AskError::Refused { reason: "was removed".into() });
+        cluster.judge(&expired, Some("two of me".into()), Some(&removed));
+        assert_eq!(trouble().as_deref(), Some("was removed"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let (_, valid, _) = node(dir.path(), renewal::now());
+        // A manager that does not answer is no trouble while the certificate is good.
+        let silence = anyhow::Error::from(AskError::NoAnswer { reasons: Vec::new() });
+        cluster.judge(&valid, None, Some(&silence));
+        assert_eq!(trouble(), None);
+    }
+
+    #[test]
+    fn another_role_or_root_asks_for_another_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, credentials, digest) = node(dir.path(), renewal::now());
+        let record = cluster.record(
+            Phase::Active,
+            Role::Worker,
+            &super::super::Wishes {
+                advertise_addr: "127.0.0.1".into(),
+                ..super::super::Wishes::default()
+            },
+        );
+        cluster.remember(&record.unwrap());
+        let as_is = Standing { issuer_digest: digest, ..Standing::default() };
+        let differs = |standing: &Standing| cluster.differs(Some(standing), &credentials);
+        assert!(!differs(&as_is));
+        assert!(!cluster.differs(None, &credentials), "nobody said anything yet");
+        assert!(differs(&Standing { role: NodeRole::Manager.into(), ..as_is.clone() }));
+        assert!(differs(&Standing { issuer_digest: "00".repeat(32), ..as_is.clone() }));
+        // The certificate is ahead of what runs here: a promotion that a crash cut off.
+        let record = cluster.look().record.unwrap();
+        cluster.remember(&Record { role: Role::Manager, ..record });
+        assert!(differs(&as_is));
+    }
+}
