@@ -2,10 +2,12 @@
 //!
 //! `bench mesh` sends the same load from one client over four ways to a task behind two hosts, in
 //! interleaved rounds, and prints what each way reaches of plain routing. `bench programs` runs
-//! each program on one packet many times. Absolute figures of a lab mean little: all hosts share
+//! each program on one packet many times. `bench raft` measures the managers' writes, and a backup and
+//! restore. Absolute figures of a lab mean little: all hosts share
 //! the machine's cores. Ratios of one run mean something.
 
 mod measure;
+mod raft;
 mod report;
 mod ways;
 
@@ -41,6 +43,8 @@ enum What {
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
     },
+    /// Committed writes of one and three managers, and a backup and restore.
+    Raft(raft::Args),
 }
 
 #[derive(clap::Args)]
@@ -88,10 +92,13 @@ pub enum Offload {
 
 /// Runs one benchmark.
 pub fn run(args: Args) -> Result<ExitCode> {
-    need_root("a benchmark")?;
-    setup::for_bench()?;
+    if !matches!(args.what, What::Raft(_)) {
+        need_root("a benchmark")?;
+        setup::for_bench()?;
+    }
     match args.what {
         What::Programs { format } => programs(format)?,
+        What::Raft(args) => return raft::run(&args),
         What::Mesh(mesh) => {
             let shoal = match &mesh.binary {
                 Some(binary) => binary.canonicalize().context("no such binary")?,
