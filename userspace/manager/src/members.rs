@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use openraft::metrics::RaftMetrics;
-use openraft::{ChangeMembers, Instant as _};
+use openraft::{ChangeMembers, Instant as _, ServerState};
 use shoal_api::NodeRole;
 use shoal_control::Store;
 use tracing::{info, warn};
@@ -35,6 +35,8 @@ enum Step {
     /// It is reached elsewhere now.
     Move(u64, Peer),
     Remove(u64),
+    /// A learner goes.
+    Forget(u64),
     /// This leader is to go: that voter shall lead.
     HandOver(u64),
     /// A joint configuration that an earlier leader left half-way.
@@ -53,8 +55,9 @@ struct Members {
     last_log: u64,
 }
 
-/// Follows the store until dropped.
-pub async fn reconcile(raft: &Raft, raft_id: u64, view: &View, desk: &Desk) {
+/// Follows the store until dropped, or until this leader is to go: then the Raft id of the manager
+/// that shall lead. `None` when Raft has ended.
+pub async fn reconcile(raft: &Raft, raft_id: u64, view: &View, desk: &Desk) -> Option<u64> {
     let mut metrics = raft.metrics();
     let mut applied = view.events.applied();
     loop {
@@ -73,6 +76,9 @@ pub async fn reconcile(raft: &Raft, raft_id: u64, view: &View, desk: &Desk) {
             }
             if let Some(step) = next(&wanted(&store), &members, raft_id) {
                 info!(?step, "changing the managers");
+                if let Step::HandOver(heir) = step {
+                    return Some(heir);
+                }
                 if let Err(refused) = take(raft, &step).await {
                     warn!(?step, error = refused, "the managers could not be changed");
                     tokio::time::sleep(RETRY).await;
@@ -85,8 +91,27 @@ pub async fn reconcile(raft: &Raft, raft_id: u64, view: &View, desk: &Desk) {
             changed = applied.changed() => changed.is_ok(),
         };
         if !changed {
-            return;
+            return None;
         }
+    }
+}
+
+/// Makes another voter the leader, and returns when it is, or will not be.
+pub async fn hand_over(raft: &Raft, heir: u64) {
+    if let Err(ended) = raft.trigger().transfer_leader(heir).await {
+        warn!(%ended, "leadership was not handed over");
+        return;
+    }
+    let mut metrics = raft.metrics();
+    let handed_over = async {
+        while metrics.borrow_and_update().state == ServerState::Leader {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(HAND_OVER, handed_over).await.is_err() {
+        warn!(raft.id = heir, "no other manager took over in time");
     }
 }
 
@@ -102,19 +127,10 @@ async fn take(raft: &Raft, step: &Step) -> Result<(), String> {
         }
         Step::Promote(id) => (ChangeMembers::AddVoterIds(BTreeSet::from([*id])), true),
         Step::Finish => (ChangeMembers::AddVoterIds(BTreeSet::new()), true),
-        Step::Remove(id) => (
-            ChangeMembers::Batch(vec![
-                ChangeMembers::RemoveVoters(BTreeSet::from([*id])),
-                ChangeMembers::RemoveNodes(BTreeSet::from([*id])),
-            ]),
-            false,
-        ),
-        Step::HandOver(id) => {
-            raft.trigger().transfer_leader(*id).await.map_err(|e| e.to_string())?;
-            // Success drops this task with its leadership.
-            tokio::time::sleep(HAND_OVER).await;
-            return Err(format!("manager {id} did not take over within {HAND_OVER:?}"));
-        }
+        // Not kept as a learner.
+        Step::Remove(id) => (ChangeMembers::RemoveVoters(BTreeSet::from([*id])), false),
+        Step::Forget(id) => (ChangeMembers::RemoveNodes(BTreeSet::from([*id])), true),
+        Step::HandOver(_) => return Ok(()),
     };
     raft.change_membership(change, retain).await.map(drop).map_err(|e| e.to_string())
 }
@@ -124,7 +140,7 @@ async fn take(raft: &Raft, step: &Step) -> Result<(), String> {
 pub fn reachable(metrics: &RaftMetrics<TypeConfig>, lease: Duration) -> BTreeSet<u64> {
     let Some(heard) = &metrics.heartbeat else { return BTreeSet::new() };
     let recent = heard.iter().filter(|(_, heard)| {
-        heard.as_ref().is_some_and(|heard| heard.clone().into_inner().elapsed() < lease)
+        heard.as_ref().is_some_and(|heard| heard.into_inner().elapsed() < lease)
     });
     recent.map(|(id, _)| *id).chain([metrics.id]).collect()
 }
@@ -185,9 +201,12 @@ fn next(wanted: &BTreeMap<u64, String>, members: &Members, raft_id: u64) -> Opti
     if let Some((id, _)) = members.learners.iter().find(ready) {
         return Some(Step::Promote(*id));
     }
+    if let Some(id) = members.learners.keys().find(|id| !wanted.contains_key(id)) {
+        return Some(Step::Forget(*id));
+    }
     // Itself last, when the others have taken over the votes.
-    let mut gone = members.learners.keys().chain(members.voters.keys());
-    if let Some(id) = gone.find(|id| !wanted.contains_key(id) && **id != raft_id) {
+    let mut gone = members.voters.keys().filter(|id| !wanted.contains_key(id));
+    if let Some(id) = gone.find(|id| **id != raft_id) {
         return Some(Step::Remove(*id));
     }
     if wanted.contains_key(&raft_id) {
@@ -242,6 +261,8 @@ mod tests {
     fn a_manager_that_is_none_any_more_is_removed_and_the_leader_last() {
         let step = next(&wanted(&[2]), &members(&[1, 2, 3], &[]), 1);
         assert_eq!(step, Some(Step::Remove(3)));
+        let step = next(&wanted(&[2]), &members(&[1, 2], &[(3, Some(9))]), 1);
+        assert_eq!(step, Some(Step::Forget(3)), "a learner that was left over");
         // Whoever leads then removes it.
         assert_eq!(next(&wanted(&[2]), &members(&[1, 2], &[]), 1), Some(Step::HandOver(2)));
         assert_eq!(next(&wanted(&[2]), &members(&[1, 2], &[]), 2), Some(Step::Remove(1)));

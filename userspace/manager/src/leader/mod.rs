@@ -6,6 +6,7 @@
 //! waits for an answer learns that there is none, and every session ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +48,8 @@ const RETRY: Duration = Duration::from_millis(30);
 const ALONE: Duration = Duration::from_secs(2);
 /// How often that is looked at: nothing happens while nobody answers.
 const ALONE_CHECK: Duration = Duration::from_millis(250);
+/// How long a leader that hands over finishes what it has taken.
+const DRAIN: Duration = Duration::from_secs(1);
 /// A new leader gives the last one's node a second to open a session, however long the election
 /// took: both may have been restarted.
 const HEARD_AT_MOST: Duration = Duration::from_secs(2);
@@ -91,10 +94,17 @@ impl Leadership {
             if let Some(term) = term {
                 let commands = self.desk.open();
                 info!(term, "leading");
-                let leader = Leader::new(&self);
+                let mut leader = pin!(Leader::new(&self).run(commands));
                 tokio::select! {
-                    () = leader.run(commands) => {}
-                    () = self.reconcile() => {}
+                    () = &mut leader => {}
+                    heir = self.reconcile() => if let Some(heir) = heir {
+                        // What was taken is answered; what comes now waits for the next leader.
+                        self.desk.close();
+                        if tokio::time::timeout(DRAIN, leader).await.is_err() {
+                            warn!("some writes have no answer yet");
+                        }
+                        members::hand_over(&self.raft, heir).await;
+                    },
                     () = self.lost(term) => {}
                 }
                 self.desk.close();
@@ -108,14 +118,14 @@ impl Leadership {
 
     /// Follows the store, once that is the one of this manager's Raft: after a forced recovery it
     /// first names members that are lost.
-    async fn reconcile(&self) {
+    async fn reconcile(&self) -> Option<u64> {
         let mut applied = self.view.events.applied();
         while self.forced.is_some() && !knows(&self.view.store(), self.raft_id) {
             if applied.changed().await.is_err() {
-                return;
+                return None;
             }
         }
-        members::reconcile(&self.raft, self.raft_id, &self.view, &self.desk).await;
+        members::reconcile(&self.raft, self.raft_id, &self.view, &self.desk).await
     }
 
     /// Returns when this manager does not lead in `term` any more, or nobody follows: its nodes are
@@ -440,6 +450,7 @@ impl Leader {
                 role: standing.role.into(),
                 issuer_digest: standing.issuer_digest,
                 roots_pem: roots_pem.clone(),
+                raft_id: standing.raft_id,
             });
             self.send(&standing.session_id, told);
         }

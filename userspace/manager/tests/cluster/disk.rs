@@ -72,7 +72,8 @@ async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
 async fn a_folder_of_another_node_or_in_use_or_empty_is_refused() {
     let mut cluster = Cluster::start(1).await;
     let host = &mut cluster.hosts[0];
-    let again = Manager::init(host.config(), host.join_request()).await.err().unwrap();
+    let another = host.founding(NewCluster::default());
+    let again = Manager::init(host.config(), another).await.err().unwrap();
     assert!(matches!(again, ManagerError::InUse { .. }), "{again}");
     let running = Manager::restart(host.config()).await.err().unwrap();
     assert!(matches!(running, ManagerError::Locked { .. }), "{running}");

@@ -178,8 +178,11 @@ impl Host {
         let node = self.member.request(&self.addr, "");
         let (founding, issued) =
             Founding::new(NewCluster { node, ..new }, &self.member.key, now()).unwrap();
-        let key = self.member.key.clone();
-        self.member.take(&issued, &key);
+        // A member of one cluster may draw another, and stays what it is.
+        if self.member.credentials.is_none() {
+            let key = self.member.key.clone();
+            self.member.take(&issued, &key);
+        }
         founding
     }
 

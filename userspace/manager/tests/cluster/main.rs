@@ -3,9 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers are tests too")]
 
+mod addresses;
+mod agent;
+mod ca;
+mod callers;
 mod disk;
 mod failover;
 mod harness;
+mod membership;
 mod reads;
 mod sessions;
 mod strangers;
