@@ -10,8 +10,8 @@
 //! ([`Manager::force_new_cluster`](crate::Manager::force_new_cluster)): the cluster that it was of
 //! may have gone on since.
 //!
-//! File, little endian: magic, version `u32`, and the stream that `shoal_identity::stream` seals with
-//! these as context. In it: length of the manifest `u32`, manifest (protobuf), snapshot.
+//! File, little endian: magic, version `u32`, and the stream that `shoal_identity::stream` seals
+//! with these as context. In it: length of the manifest `u32`, manifest (protobuf), snapshot.
 
 use std::fs;
 use std::io::{self, Read};

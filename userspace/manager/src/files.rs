@@ -1,7 +1,7 @@
 //! Replaces a file so that a crash or a power cut leaves the old one or the new one, each whole.
 //!
 //! Written beside the old one, flushed, renamed over it, and the folder flushed: only then is the
-//! new one acknowledged. What lies in such a file is for its owner to say, and whether it is sealed.
+//! new one acknowledged. What lies in such a file, and whether it is sealed, is its owner's matter.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};

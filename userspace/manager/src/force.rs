@@ -1,7 +1,7 @@
 //! Makes one manager's state a cluster of its own, offline: the way back when the others are lost.
 //!
-//! All that this manager has stored is applied, also what was not known to be committed: it may have
-//! been, and then it was acknowledged. The result is one snapshot with a membership of this manager
+//! All that this manager has stored is applied, also what was not known to be committed: it may
+//! have been, and then it was acknowledged. The result is one snapshot with a membership of this manager
 //! alone, under a Raft id that nobody had, and an empty log. Who is a manager in the store follows
 //! when it leads (`shoal_control::Input::ForceNew`).
 //!

@@ -1,7 +1,7 @@
 //! Who a Raft folder belongs to, so that no manager runs on another's log.
 //!
-//! One text file, `key=value` per line. It is written last, when everything else of a new manager is
-//! on the disk: a folder with it is whole, one without it is nobody's, whatever lies there. Beside
+//! One text file, `key=value` per line. It is written last, when everything else of a new manager
+//! is on the disk: a folder with it is whole, one without it is nobody's, whatever lies there. Beside
 //! it, sealed: what a founder brings, until the cluster has it, and the node of a manager that goes
 //! on alone, until the store knows it.
 

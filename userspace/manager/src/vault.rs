@@ -47,7 +47,10 @@ pub enum VaultError {
     #[error("invalid key provided")]
     WrongKey,
     /// There is none.
-    #[error("{} is missing: what this manager has stored cannot be read without it", path.display())]
+    #[error(
+        "{} is missing: what this manager has stored cannot be read without it",
+        path.display()
+    )]
     Missing {
         /// Where it should be.
         path: PathBuf,

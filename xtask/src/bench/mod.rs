@@ -2,9 +2,9 @@
 //!
 //! `bench mesh` sends the same load from one client over four ways to a task behind two hosts, in
 //! interleaved rounds, and prints what each way reaches of plain routing. `bench programs` runs
-//! each program on one packet many times. `bench raft` measures the managers' writes, and a backup and
-//! restore. Absolute figures of a lab mean little: all hosts share
-//! the machine's cores. Ratios of one run mean something.
+//! each program on one packet many times. `bench raft` measures the managers' writes, and a backup
+//! and restore. Absolute figures of a lab mean little: all hosts share the machine's cores. Ratios
+//! of one run mean something.
 
 mod measure;
 mod raft;

@@ -89,13 +89,15 @@ fn table(rows: &[Value]) -> String {
             table.row(cells);
         } else {
             text += &format!(
-                "\nA store with {} tasks: backup {} ms, {} bytes; restore {} ms, serving again after {} ms\n",
+                "\nA store with {} tasks: backup {} ms, {} bytes; restore {} ms, serving again after {} \
+                 ms\n",
                 row["tasks"], row["backup_ms"], row["bytes"], row["restore_ms"], row["serving_ms"],
             );
         }
     }
     format!(
-        "\nCommitted writes, durable, over mutual TLS on loopback; beside them the library alone\n\n{}{text}",
+        "\nCommitted writes, durable, over mutual TLS on loopback; beside them the library \
+         alone\n\n{}{text}",
         table.render()
     )
 }
