@@ -60,7 +60,7 @@ async fn goes_on_alone(host: &Host, services: &[String], workers: &[&str]) {
         (managers.len() == 1 && wishes == 1).then_some(managers)
     })
     .await;
-    assert_eq!(managers, [host.node_id.clone()]);
+    assert_eq!(managers, std::slice::from_ref(&host.node_id));
 }
 
 #[tokio::test(flavor = "multi_thread")]
