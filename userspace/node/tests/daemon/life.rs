@@ -16,7 +16,8 @@ fn pids(hosts: &Hosts) -> Vec<(Value, Value)> {
 }
 
 fn key(hosts: &Hosts, host: char) -> Vec<u8> {
-    std::fs::read(hosts.state(host).join("certificates/node.key")).unwrap()
+    let path = hosts.state(host).join("certificates/node.key");
+    std::fs::read(path).expect("a member has a key")
 }
 
 #[test]
@@ -217,8 +218,8 @@ fn a_node_that_was_removed_says_so_and_can_come_back() {
         let swarm = hosts.swarm('b');
         (swarm["LocalNodeState"] == "error").then(|| swarm["Error"].clone())
     });
-    let removed = format!("node {} was removed from the swarm", hosts.swarm('b')["NodeID"])
-        .replace('"', "");
+    let removed =
+        format!("node {} was removed from the swarm", hosts.swarm('b')["NodeID"]).replace('"', "");
     assert!(error.as_str().unwrap().contains(&removed), "{error}");
     hosts.ok('b', &["leave"]);
     hosts.assert_untouched('b');

@@ -186,6 +186,9 @@ impl Cluster {
     }
 
     async fn force_running(&self, record: Record) -> anyhow::Result<Record> {
+        // Another address is tried while the manager still runs at the old one.
+        let moved = self.look().record.is_some_and(|now| now.listen_addr != record.listen_addr);
+        let early = if moved { Some(sockets::listen(record.listen_addr).await?) } else { None };
         let serving = self.0.running.lock().await.manager.take();
         let serving = serving.context("the manager of this node does not run")?;
         let credentials = self.look().credentials.context("this node has no certificate")?;
@@ -194,7 +197,10 @@ impl Cluster {
         serving.stop().await;
         self.save(&record)?;
         let config = self.manager_config(&record, &vault, &credentials);
-        let listener = sockets::listen(record.listen_addr).await?;
+        let listener = match early {
+            Some(listener) => listener,
+            None => sockets::listen(record.listen_addr).await?,
+        };
         let node = self.join_request(&record);
         let manager = match Manager::force_new_cluster(config.clone(), node).await {
             Ok(manager) => Arc::new(manager),
