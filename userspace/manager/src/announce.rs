@@ -121,7 +121,7 @@ impl Announcer {
             info!(raft.id = address.raft_id, addr = address.addr, "a manager has moved");
             let node_id = self.book.own().node_id.clone();
             let caller = Caller { node_id, role: NodeRole::Manager.into() };
-            let write = Write { write: Some(write::Write::Moved(address)) };
+            let write = Box::new(Write { write: Some(write::Write::Moved(address)) });
             // Nobody waits: what is not written now is found again in the next round.
             let (reply, _) = oneshot::channel();
             drop(self.desk.send(Command::Write { caller, write, reply }));

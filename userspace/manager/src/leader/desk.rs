@@ -27,7 +27,7 @@ pub enum Command {
         /// Who asks.
         caller: Caller,
         /// What for.
-        write: Write,
+        write: Box<Write>,
         /// Answered when the write has committed or was refused.
         reply: Reply,
     },

@@ -306,7 +306,7 @@ impl Leader {
         match command {
             Command::Write { caller, write, reply } => {
                 let id = self.ticket(Some(reply));
-                self.inputs.push(Input::Write { id, caller, write });
+                self.inputs.push(Input::Write { id, caller, write: *write });
             }
             Command::Statuses { session_id, caller, updates, reply } => {
                 let id = self.ticket(Some(reply));

@@ -61,7 +61,7 @@ pub async fn write(shared: &Shared, caller: Caller, write: Write) -> Result<Writ
     }
     let Prepared { write, wanted } = prepare(&shared.view.store(), write, now())?;
     let (reply, answer) = oneshot::channel();
-    shared.desk.send(Command::Write { caller, write, reply })?;
+    shared.desk.send(Command::Write { caller, write: Box::new(write), reply })?;
     let result = match answer.await {
         Ok(Ok(result)) => result,
         Ok(Err(refusal)) => return Err(Unserved::Refused(status::refused(&refusal))),

@@ -162,7 +162,7 @@ async fn the_cluster_rolls_over_to_a_new_root_without_a_failed_call() {
     let stale = shoal_identity::JoinToken::parse(&old.tokens.unwrap().worker).unwrap();
     let dial = shoal_transport::Dial::default();
     let refused = shoal_transport::connect_with_token(&host.inner, &stale, &dial).await;
-    let refused = refused.err().expect("the old token pins the old root").to_string();
+    let refused = refused.expect_err("the old token pins the old root").to_string();
     assert!(refused.contains("remote CA does not match fingerprint"), "{refused}");
     Member::new(13).join(host, "127.0.0.1:1", &tokens.worker).await.unwrap();
     drop(agents);

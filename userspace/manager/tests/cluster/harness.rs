@@ -11,7 +11,7 @@ use shoal_api::time::Timestamp;
 use shoal_api::{
     Cluster as ClusterObject, ContainerSpec, CreateServiceRequest, EndpointSpec, GetClusterRequest,
     IssuedCertificate, JoinRequest, JoinResponse, JoinTokens, ListRequest, Node, NodeDescription,
-    NodeRole, NodeSpec, Service, ServiceSpec, TaskSpec,
+    NodeSpec, Service, ServiceSpec, TaskSpec,
 };
 use shoal_identity::{JoinToken, Key, csr};
 use shoal_manager::{Config, Founding, Manager, NewCluster, Timings};
@@ -168,6 +168,7 @@ impl Host {
         self.folder.path().join("manager")
     }
 
+    #[allow(dead_code, reason = "the durability tests use it")]
     pub fn join_request(&self) -> JoinRequest {
         let node_id = self.node_id.clone();
         JoinRequest { node_id, ..self.member.request(&self.addr, "") }
