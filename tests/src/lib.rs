@@ -1,10 +1,13 @@
 //! What tests, demo and benchmarks stand on: hosts in namespaces, and the packet test bed.
 //!
 //! The lab needs nothing but the kernel and the `shoal` binary; the packet test bed loads programs
-//! and comes with the feature `testbed`, which `xtask` leaves out to stay quick to compile.
+//! and comes with the feature `testbed`; the cluster under a seed comes with `sim`. `xtask` leaves both
+//! out to stay quick to compile.
 
 pub mod cluster;
 pub mod lab;
+#[cfg(feature = "sim")]
+pub mod sim;
 #[cfg(feature = "testbed")]
 pub mod testbed;
 

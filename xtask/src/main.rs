@@ -13,6 +13,7 @@ mod guard;
 mod lab;
 mod setup;
 mod shell;
+mod sim;
 mod table;
 mod test;
 mod tidy;
@@ -54,6 +55,8 @@ enum Chore {
     Test(test::Args),
     /// Give the readers of strangers' bytes to cargo-fuzz.
     Fuzz(fuzz::Args),
+    /// Run a simulated cluster under many seeds, or under one with all that happens.
+    Sim(sim::Args),
     /// Measure.
     Bench(bench::Args),
     /// Check what the compiler does not: imports, headers, sizes, the ABI's hash.
@@ -94,6 +97,7 @@ fn run(chore: Chore) -> Result<ExitCode> {
         Chore::Demo(args) => return demo::run(args),
         Chore::Test(args) => return test::run(&args),
         Chore::Fuzz(args) => return fuzz::run_all(&args),
+        Chore::Sim(args) => return sim::run(&args),
         Chore::Bench(args) => return bench::run(args),
         Chore::Tidy(args) => return tidy::run(&args),
         Chore::Ci => return ci::run(),
