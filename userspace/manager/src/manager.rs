@@ -326,6 +326,12 @@ impl Manager {
         self.shared.desk.is_open()
     }
 
+    /// Id under which it takes part in Raft.
+    #[must_use]
+    pub fn raft_id(&self) -> u64 {
+        self.shared.raft_id
+    }
+
     /// Id of the cluster, once this manager knows it.
     #[must_use]
     pub fn cluster_id(&self) -> Option<String> {

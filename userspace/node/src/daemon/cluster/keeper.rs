@@ -59,6 +59,11 @@ impl Cluster {
             {
                 warn!(error = sentence(&error), "the cluster's roots cannot be kept");
             }
+            if let Some(standing) = &standing
+                && let Err(error) = self.follow_raft_id(standing).await
+            {
+                warn!(error = sentence(&error), "cannot begin anew as a manager");
+            }
             let due = renewal::due(&credentials, seed);
             let wanted = self.differs(standing.as_ref(), &credentials);
             if (wanted || renewal::now() >= due) && Instant::now() >= not_before {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use shoal_api::{NodeRole, Standing};
 use shoal_manager::{Manager, Vault};
 use tracing::{info, warn};
 
@@ -49,6 +50,27 @@ impl Cluster {
         self.when_let_in(&manager, async {}).await;
         info!(raft.id = raft_id, "promoted: this node is a manager now");
         Ok(())
+    }
+
+    /// Begins anew as a manager under the Raft id that the cluster gives now. A manager that was
+    /// demoted and promoted again before it heard of it would else go on with a log and an id that
+    /// nobody counts any more. Ids only count up, so that old news moves nothing.
+    pub(super) async fn follow_raft_id(&self, standing: &Standing) -> anyhow::Result<()> {
+        let _changing = self.0.changing.lock().await;
+        let Some(manager) = self.manager().await else { return Ok(()) };
+        let outdated = standing.raft_id > manager.raft_id() && !manager.is_leader();
+        if standing.role() != NodeRole::Manager || !outdated {
+            return Ok(());
+        }
+        info!(raft.id = manager.raft_id(), given = standing.raft_id, "begins anew as a manager");
+        drop(manager);
+        if let Some(vault) = self.vault().await {
+            self.0.certificates.unseal(&vault)?;
+        }
+        let record = self.look().record.context("this node has left")?;
+        self.demote(record).await?;
+        let record = self.look().record.context("this node has left")?;
+        self.promote(record, standing.raft_id).await
     }
 
     /// Ends the manager: the others have taken it out of Raft. Called with `changing` held, after
