@@ -124,6 +124,9 @@ impl Timings {
             enable_pre_vote: Some(true),
             // A leader that comes back asks for votes: it may have missed what others committed.
             enable_leader_restore: Some(false),
+            // A follower whose disk has lost what it acknowledged (it lied, or a machine was rolled
+            // back) is caught up again; what a quorum has stored is never withdrawn.
+            allow_log_reversion: Some(true),
             ..openraft::Config::default()
         }
     }

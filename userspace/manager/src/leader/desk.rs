@@ -135,6 +135,11 @@ impl LastHeard {
         self.0.lock().last.is_some_and(|(_, heard)| heard.elapsed() < time)
     }
 
+    /// Whether a leader with another Raft id was heard within that time.
+    pub fn another_within(&self, raft_id: u64, time: Duration) -> bool {
+        self.0.lock().last.is_some_and(|(id, heard)| id != raft_id && heard.elapsed() < time)
+    }
+
     /// Which leader was heard last, and when; once only.
     pub(super) fn take(&self) -> Option<(u64, Instant)> {
         let mut heard = self.0.lock();

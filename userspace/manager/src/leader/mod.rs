@@ -6,34 +6,34 @@
 //! waits for an answer learns that there is none, and every session ends.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
-use openraft::metrics::RaftMetrics;
-use openraft::{Instant as _, ServerState};
-use parking_lot::Mutex;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ReadPolicy;
 use prost::Message;
-use shoal_api::time::Timestamp;
 use shoal_api::{
-    Batch, HeartbeatRequest, JoinRequest, Managers, SessionMessage, SessionStart, Standing,
+    Batch, HeartbeatRequest, Managers, SessionMessage, SessionStart, Standing, WriteResult,
     session_message,
 };
-use shoal_control::{Control, Input, Store};
+use shoal_control::{Control, Input, Refusal, Store};
 use tokio::sync::mpsc;
 use tonic::Status;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
+use self::clock::Clock;
 pub use self::desk::{Command, Desk, LastHeard, Messages, NotServing, Reply};
-use crate::founding::Founding;
+pub use self::supervisor::{Leadership, has_quorum};
 use crate::members;
 use crate::rpc::status;
 use crate::state_machine::View;
-use crate::types::{Outcome, Proposal, Raft, TypeConfig};
+use crate::types::{Outcome, Proposal, Raft};
 
+mod clock;
 mod desk;
+mod supervisor;
 
 /// Commands that one step takes in, so that their changes share a batch. A report counts as many
 /// as it has tasks, a write as one for every KiB: the batch must fit in a message.
@@ -42,168 +42,6 @@ const TAKEN: usize = 400;
 pub const SESSION_QUEUE: usize = 1024;
 /// Between two tries to propose while the leader's lease is in doubt.
 const RETRY: Duration = Duration::from_millis(30);
-/// How long a leader goes on without a word of a quorum: longer than its lease, which a starved
-/// machine may miss for a moment, and shorter than the silence after which a node is down. It may
-/// be the one that is cut off, so it must not judge nodes by their silence.
-const ALONE: Duration = Duration::from_secs(2);
-/// How often that is looked at: nothing happens while nobody answers.
-const ALONE_CHECK: Duration = Duration::from_millis(250);
-/// How long a leader that hands over finishes what it has taken.
-const DRAIN: Duration = Duration::from_secs(1);
-/// A new leader gives the last one's node a second to open a session, however long the election
-/// took: both may have been restarted.
-const HEARD_AT_MOST: Duration = Duration::from_secs(2);
-
-/// What the supervisor of the loop needs.
-pub struct Leadership {
-    /// The Raft node.
-    pub raft: Raft,
-    /// This manager's Raft id.
-    pub raft_id: u64,
-    /// The store.
-    pub view: Arc<View>,
-    /// Where commands are handed in.
-    pub desk: Desk,
-    /// The leader before.
-    pub last_heard: LastHeard,
-    /// What the cluster starts from that this manager founds.
-    pub bootstrap: Option<Founding>,
-    /// This manager's node, when it goes on alone and the store does not say so yet.
-    pub forced: Option<JoinRequest>,
-    /// Who waits for the cluster to be founded.
-    pub founding: Mutex<Option<Reply>>,
-    /// How often an agent must send a heartbeat, where the cluster's spec says nothing.
-    pub agent_heartbeat: Duration,
-    /// How long a leader counts a manager's answer.
-    pub lease: Duration,
-}
-
-impl Leadership {
-    /// Runs the loop whenever this manager leads, until the Raft node stops.
-    pub async fn run(self) {
-        let mut metrics = self.raft.metrics();
-        loop {
-            let term = {
-                let now = metrics.borrow_and_update();
-                let applied = now.last_applied.map(|last| *last.committed_leader_id());
-                // The first entry of its own term is applied: so is all that was acknowledged.
-                let leads = now.state == ServerState::Leader
-                    && applied.is_some_and(|leader| *leader == now.current_term);
-                (leads && has_quorum(&now)).then_some(now.current_term)
-            };
-            if let Some(term) = term {
-                let commands = self.desk.open();
-                info!(term, "leading");
-                let mut leader = pin!(Leader::new(&self).run(commands));
-                tokio::select! {
-                    () = &mut leader => {}
-                    heir = self.reconcile() => if let Some(heir) = heir {
-                        // What was taken is answered; what comes now waits for the next leader.
-                        self.desk.close();
-                        if tokio::time::timeout(DRAIN, leader).await.is_err() {
-                            warn!("some writes have no answer yet");
-                        }
-                        members::hand_over(&self.raft, heir).await;
-                    },
-                    () = self.lost(term) => {}
-                }
-                self.desk.close();
-                info!(term, "not leading any more");
-            }
-            if metrics.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    /// Follows the store, once that is the one of this manager's Raft: after a forced recovery it
-    /// first names members that are lost.
-    async fn reconcile(&self) -> Option<u64> {
-        let mut applied = self.view.events.applied();
-        while self.forced.is_some() && !knows(&self.view.store(), self.raft_id) {
-            if applied.changed().await.is_err() {
-                return None;
-            }
-        }
-        members::reconcile(&self.raft, self.raft_id, &self.view, &self.desk).await
-    }
-
-    /// Returns when this manager does not lead in `term` any more, or nobody follows: its nodes are
-    /// better off with another leader, and it starts anew when it has a quorum again.
-    async fn lost(&self, term: u64) {
-        let mut metrics = self.raft.metrics();
-        loop {
-            {
-                let now = metrics.borrow_and_update();
-                if now.state != ServerState::Leader || now.current_term != term {
-                    return;
-                }
-                if !has_quorum(&now) {
-                    warn!(term, "no quorum of managers answers");
-                    return;
-                }
-            }
-            if let Ok(Err(_ended)) = tokio::time::timeout(ALONE_CHECK, metrics.changed()).await {
-                return;
-            }
-        }
-    }
-
-    /// The old leader was alive when it was last heard, which is some time before the election.
-    fn last_seen(&self, store: &Store, clock: &Clock) -> BTreeMap<String, Timestamp> {
-        // Used once: nobody led since whom this manager followed.
-        let Some((raft_id, heard)) = self.last_heard.take() else { return BTreeMap::new() };
-        let of_old_leader = |node: &shoal_api::Node| {
-            node.manager.as_ref().is_some_and(|manager| manager.raft_id == raft_id)
-        };
-        store
-            .nodes()
-            .filter(|node| raft_id != self.raft_id && of_old_leader(node))
-            .map(|node| (node.id.clone(), clock.at(heard).max(clock.now() - HEARD_AT_MOST)))
-            .collect()
-    }
-}
-
-/// Whether a quorum followed this leader a moment ago.
-pub fn has_quorum(now: &RaftMetrics<TypeConfig>) -> bool {
-    let single = now.membership_config.membership().voter_ids().count() == 1;
-    let acked = now.last_quorum_acked.as_ref();
-    single || acked.is_some_and(|acked| acked.into_inner().elapsed() < ALONE)
-}
-
-/// The wall clock, read once, and never before what an earlier leader wrote: the cluster's time does
-/// not go back, though its managers' clocks differ. A delay is over when it should be.
-struct Clock {
-    started: Instant,
-    epoch_ns: u64,
-}
-
-impl Clock {
-    fn start(store: &Store) -> Self {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch_ns = u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX);
-        Self { started: Instant::now(), epoch_ns: epoch_ns.max(newest(store)) }
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp(self.epoch_ns) + self.started.elapsed()
-    }
-
-    fn at(&self, instant: Instant) -> Timestamp {
-        self.now() - instant.elapsed()
-    }
-}
-
-/// When the store's newest object was written.
-fn newest(store: &Store) -> u64 {
-    let nodes = store.nodes().filter_map(|node| node.meta.as_ref());
-    let services = store.services().filter_map(|service| service.meta.as_ref());
-    let tasks = store.tasks().filter_map(|task| task.meta.as_ref());
-    let networks = store.networks().filter_map(|network| network.meta.as_ref());
-    let cluster = store.cluster().and_then(|cluster| cluster.meta.as_ref());
-    let all = nodes.chain(services).chain(tasks).chain(networks).chain(cluster);
-    all.map(|meta| meta.updated_at_ns).max().unwrap_or(0)
-}
 
 /// One agent's stream.
 struct Session {
@@ -213,6 +51,8 @@ struct Session {
 
 struct Leader {
     raft: Raft,
+    /// In which it leads: no other's proposals are its own.
+    term: u64,
     view: Arc<View>,
     clock: Clock,
     control: Control,
@@ -228,7 +68,7 @@ struct Leader {
 }
 
 impl Leader {
-    fn new(leadership: &Leadership) -> Self {
+    fn new(leadership: &Leadership, term: u64) -> Self {
         let view = leadership.view.clone();
         let store = view.store();
         let clock = Clock::start(&store);
@@ -236,6 +76,7 @@ impl Leader {
         let control = Control::new(&store, rand::random(), clock.now(), &last_seen);
         let mut leader = Self {
             raft: leadership.raft.clone(),
+            term,
             view,
             clock,
             control,
@@ -372,24 +213,21 @@ impl Leader {
         let mut inputs = vec![Input::Reachable { node_ids: self.reachable(&self.view.store()) }];
         inputs.append(&mut self.inputs);
         let step = self.control.step(&self.view.store(), inputs, self.clock.now());
-        for (id, refusal) in step.refused {
-            if let Some(reply) = self.waiting.remove(&id) {
-                drop(reply.send(Err(refusal)));
-            }
-        }
         for (session_id, reason) in step.closed {
             if let Some(session) = self.sessions.remove(&session_id) {
                 drop(session.messages.try_send(Err(status::refused(&reason))));
             }
         }
+        let proposed = step.batch.is_some();
         if let Some(batch) = step.batch {
             let outcome = self.propose(batch).await?;
             if let Some(conflict) = outcome.conflict {
                 // Only a fault in a role can do this; what it staged is dropped and made anew.
                 error!(conflict, "the store refused the leader's own batch");
                 self.control.lost();
-                for (id, _) in step.on_commit {
-                    self.waiting.remove(&id);
+                let lost = step.on_commit.iter().map(|(id, _)| id);
+                for id in lost.chain(step.refused.iter().map(|(id, _)| id)) {
+                    self.waiting.remove(id);
                 }
                 tokio::time::sleep(RETRY).await;
                 return Some(());
@@ -397,29 +235,66 @@ impl Leader {
             self.control.committed(outcome.index);
         }
         let store = self.view.store();
-        for (id, answer) in step.on_commit {
-            if let Some(reply) = self.waiting.remove(&id) {
-                drop(reply.send(Ok(answer.result(&store))));
-            }
-        }
+        let stored = step.on_commit.into_iter().map(|(id, answer)| (id, Ok(answer.result(&store))));
+        let refused = step.refused.into_iter().map(|(id, refusal)| (id, Err(refusal)));
+        let answers = stored.chain(refused).collect();
+        self.answer(answers, proposed);
         self.tell_managers(&store);
         self.tell_standings(&store);
         self.tell_assignments(&store);
         Some(())
     }
 
+    /// Answers what a step decided. A refusal speaks of the step's batch as of the store, so it is
+    /// told once that has committed; where there was none, once a quorum has confirmed that nobody
+    /// else leads. The loop does not wait for that.
+    fn answer(&mut self, answers: Vec<(u64, Result<WriteResult, Refusal>)>, committed: bool) {
+        let answers: Vec<_> = answers
+            .into_iter()
+            .filter_map(|(id, answer)| Some((self.waiting.remove(&id)?, answer)))
+            .collect();
+        if answers.is_empty() {
+            return;
+        }
+        let tell = move || {
+            for (reply, answer) in answers {
+                // Whoever asked may be gone.
+                drop(reply.send(answer));
+            }
+        };
+        if committed {
+            return tell();
+        }
+        let raft = self.raft.clone();
+        tokio::spawn(async move {
+            if raft.ensure_linearizable(ReadPolicy::ReadIndex).await.is_ok() {
+                tell();
+            }
+        });
+    }
+
     /// Proposes until Raft takes the batch: a starved machine's lease may be in doubt for a moment.
     async fn propose(&self, batch: Batch) -> Option<Outcome> {
         loop {
-            match self.raft.client_write(Proposal(batch.clone())).await {
-                Ok(response) => return Some(response.data),
+            let (responder, complete) = ProgressResponder::complete_only();
+            let write = self.raft.write(Proposal(batch.clone()));
+            if let Err(ended) = write.with_leader(self.term).responder(responder).await {
+                warn!(%ended, "the proposal failed");
+                return None;
+            }
+            match complete.await {
+                Ok(Ok(response)) => return Some(response.data),
                 // It was refused before it entered the log, so it may be proposed again.
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(reason))) => {
+                Ok(Err(ClientWriteError::ForwardToLeader(reason))) => {
                     debug!(%reason, "the proposal must wait");
                     tokio::time::sleep(RETRY).await;
                 }
-                Err(failure) => {
+                Ok(Err(failure)) => {
                     warn!(%failure, "the proposal failed");
+                    return None;
+                }
+                Err(_dropped) => {
+                    warn!("the proposal was given up by Raft");
                     return None;
                 }
             }
