@@ -15,7 +15,7 @@ use shoal_api::control_client::ControlClient;
 use shoal_api::{CreateServiceRequest, RemoveServiceRequest};
 use shoal_identity::BackupKey;
 use shoal_manager::backup::{self, NodeFiles};
-use shoal_manager::{Config, Manager, NewCluster, Timings};
+use shoal_manager::{Manager, NewCluster, Timings};
 use tonic::transport::Channel;
 
 use harness::{Host, eventually, spec};
@@ -198,7 +198,7 @@ async fn backups(tasks: u64) {
     let vault = restored.write(&host.state_dir()).unwrap();
     let restore_ms = started.elapsed().as_millis();
     drop(restored);
-    let config = Config { vault: Some(vault), ..host.config() };
+    let config = host.config_with(vault);
     let listener = tokio::net::TcpListener::bind(&host.inner).await.unwrap();
     host.run(Manager::force_new_cluster(config, host.join_request()), listener).await;
     eventually("it serves again", || async { host.create("after").await.ok() }).await;

@@ -27,7 +27,7 @@ use crate::files::{self, Disk, Os};
 use crate::identity::{self, Identity, LOG, explain};
 use crate::log_store::{Beginning, LogStore};
 use crate::snapshot;
-use crate::types::{SnapshotMeta, Vote};
+use crate::types::{SnapshotMeta, Vote, invalid};
 use crate::vault::Vault;
 
 const MAGIC: &[u8; 8] = b"SHOALBAK";
@@ -63,6 +63,9 @@ pub enum BackupError {
         /// What is wrong.
         reason: String,
     },
+    /// More than a restored manager could hold in its memory.
+    #[error("this backup is too large: it holds more than {} MiB", snapshot::LARGEST >> 20)]
+    TooLarge,
     /// It cannot be read.
     #[error("the backup cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -134,7 +137,7 @@ pub(crate) struct Source {
 /// Writes a backup, a piece at a time; `false` from `out` ends it.
 ///
 /// # Errors
-/// The snapshot cannot be encoded.
+/// The snapshot cannot be encoded, or would be too large to be restored.
 pub(crate) fn write(
     source: Source,
     key: &BackupKey,
@@ -155,6 +158,9 @@ pub(crate) fn write(
     };
     let snapshot = snapshot::encode(&meta, &store)?;
     drop(store);
+    if snapshot.len() > snapshot::LARGEST {
+        return Err(invalid(BackupError::TooLarge));
+    }
     let manifest = Zeroizing::new(manifest.encode_to_vec());
     let length = u32::try_from(manifest.len()).map_err(io::Error::other)?;
     let mut piece = header(VERSION);
@@ -188,8 +194,17 @@ pub struct Restored {
 /// Reads a backup to its end.
 ///
 /// # Errors
-/// It is no backup, of another version, sealed under another key, damaged or cut off.
-pub fn open(mut reader: impl Read, key: &BackupKey) -> Result<Restored, BackupError> {
+/// It is no backup, of another version, sealed under another key, damaged, cut off or too large.
+pub fn open(reader: impl Read, key: &BackupKey) -> Result<Restored, BackupError> {
+    open_within(reader, key, snapshot::LARGEST + MANIFEST)
+}
+
+/// No more than `limit` bytes are held, whatever the file's length.
+fn open_within(
+    mut reader: impl Read,
+    key: &BackupKey,
+    limit: usize,
+) -> Result<Restored, BackupError> {
     let mut header = [0; HEADER];
     let mut have = 0;
     while have < HEADER {
@@ -212,6 +227,9 @@ pub fn open(mut reader: impl Read, key: &BackupKey) -> Result<Restored, BackupEr
             0 => break,
             read => opener.push(&sealed[..read], &mut bytes)?,
         }
+        if bytes.len() > limit {
+            return Err(BackupError::TooLarge);
+        }
     }
     opener.finish(&mut bytes)?;
     parse(bytes)
@@ -231,7 +249,9 @@ fn parse(mut bytes: Vec<u8>) -> Result<Restored, BackupError> {
     let index = meta.last_log_id.map_or(0, |last| last.index);
     if store.cluster().is_none_or(|cluster| cluster.id != manifest.cluster_id)
         || manifest.node_id.is_empty()
+        || manifest.raft_id == 0
         || index == 0
+        || index != manifest.index
     {
         return Err(damaged("its parts do not belong together"));
     }

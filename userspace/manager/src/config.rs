@@ -6,8 +6,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use shoal_transport::Credentials;
 
-use crate::identity;
-use crate::vault::{Vault, VaultError};
+use crate::vault::Vault;
 
 /// What a manager is started with.
 #[derive(Clone, Debug)]
@@ -20,11 +19,10 @@ pub struct Config {
     pub advertise_addr: String,
     /// Timings.
     pub timings: Timings,
-    /// Seals what lies in the folder. `None` opens the folder's own, or makes one that is not
-    /// locked.
-    pub vault: Option<Vault>,
+    /// The folder's own; seals what lies in it.
+    pub vault: Vault,
     /// Who this manager is to the others, and whom it trusts.
-    pub credentials: Option<Credentials>,
+    pub credentials: Credentials,
     /// `host:port` to find the other managers by when all their addresses changed; names are looked
     /// up anew at each try.
     pub join_addrs: Vec<String>,
@@ -37,26 +35,17 @@ impl Config {
         state_dir: impl Into<PathBuf>,
         node_id: impl Into<String>,
         advertise_addr: impl Into<String>,
+        vault: Vault,
+        credentials: Credentials,
     ) -> Self {
         Self {
             state_dir: state_dir.into(),
             node_id: node_id.into(),
             advertise_addr: advertise_addr.into(),
             timings: Timings::default(),
-            vault: None,
-            credentials: None,
+            vault,
+            credentials,
             join_addrs: Vec::new(),
-        }
-    }
-
-    pub(crate) fn vault(&self) -> Result<Vault, VaultError> {
-        match &self.vault {
-            Some(vault) => Ok(vault.clone()),
-            // One that has run before must not get new keys for what the old ones sealed.
-            None if self.state_dir.join(identity::FILE).exists() => {
-                Vault::open(&self.state_dir, None)
-            }
-            None => Vault::open_or_create(&self.state_dir),
         }
     }
 }

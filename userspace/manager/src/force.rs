@@ -28,7 +28,7 @@ use crate::vault::Vault;
 /// Says that the new files count.
 const MARKER: &str = "force";
 /// What is replaced, each by a file of the same name and this ending.
-const FILES: [&str; 3] = [LOG, snapshot::FILE, identity::FILE];
+const FILES: [&str; 4] = [LOG, snapshot::FILE, identity::FILE, identity::FORCED];
 const ENDING: &str = ".forced";
 
 /// What a crash can come between.
@@ -72,7 +72,7 @@ pub fn rewrite(
     };
 
     steps("node").map_err(failed)?;
-    identity::force(folder, vault, node)?;
+    identity::force(&staged(folder, identity::FORCED), vault, node)?;
     steps("snapshot").map_err(failed)?;
     let bytes = snapshot::encode(&meta, &state.store).map_err(failed)?;
     snapshot::save_as(&Os, &staged(folder, snapshot::FILE), vault, &bytes).map_err(failed)?;
@@ -105,7 +105,7 @@ fn finish_with(folder: &Path, steps: Steps<'_>) -> Result<(), ManagerError> {
             let new = staged(folder, name);
             if !counts {
                 Os.remove(&new)?;
-            } else if new.exists() {
+            } else if new.try_exists()? {
                 steps("rename")?;
                 Os.rename(&new, &folder.join(name))?;
             }

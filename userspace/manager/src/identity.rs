@@ -21,7 +21,8 @@ pub const FILE: &str = "manager";
 /// Name of the log's file.
 pub const LOG: &str = "raft.redb";
 const FOUNDER: &str = "founder";
-const FORCED: &str = "forced";
+/// Name of the file of a manager that goes on alone.
+pub const FORCED: &str = "forced";
 /// Version of the folder.
 const VERSION: u32 = 1;
 
@@ -108,13 +109,14 @@ pub fn forced(folder: &Path, vault: &Vault) -> Result<Option<JoinRequest>, Manag
     sealed(&folder.join(FORCED), vault, FORCED, |bytes| prost::Message::decode(bytes).ok())
 }
 
-/// Writes down that this manager goes on alone.
+/// Writes down that this manager goes on alone, in a file that is yet to get its name.
 ///
 /// # Errors
 /// The disk refused.
-pub fn force(folder: &Path, vault: &Vault, node: &JoinRequest) -> Result<(), ManagerError> {
-    let bytes = prost::Message::encode_to_vec(node);
-    Ok(vault.write_file(&folder.join(FORCED), FORCED, &bytes)?)
+pub fn force(path: &Path, vault: &Vault, node: &JoinRequest) -> Result<(), ManagerError> {
+    vault.write_file(path, FORCED, &prost::Message::encode_to_vec(node))?;
+    vault.forget_file(path);
+    Ok(())
 }
 
 /// The store knows what the founder brought and who goes on alone.

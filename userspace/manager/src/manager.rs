@@ -80,13 +80,9 @@ impl Manager {
     /// # Errors
     /// The folder is in use, the disk refuses, or it takes too long.
     pub async fn init(config: Config, founding: Founding) -> Result<Self, ManagerError> {
-        if config.credentials.is_none() {
-            return Err(no_certificate());
-        }
         let identity = Identity { node_id: config.node_id.clone(), raft_id: FOUNDER };
-        let vault = config.vault()?;
         let folder = config.state_dir.clone();
-        identity::claim(&folder, &vault, &identity, Some(&founding))?;
+        identity::claim(&folder, &config.vault, &identity, Some(&founding))?;
         let (reply, founded) = oneshot::channel();
         let manager = Self::start(config, identity, Some(reply)).await?;
         match tokio::time::timeout(INIT, founded).await {
@@ -110,7 +106,7 @@ impl Manager {
     /// The folder is in use, or the disk refuses.
     pub async fn join(config: Config, raft_id: u64) -> Result<Self, ManagerError> {
         let identity = Identity { node_id: config.node_id.clone(), raft_id };
-        identity::claim(&config.state_dir, &config.vault()?, &identity, None)?;
+        identity::claim(&config.state_dir, &config.vault, &identity, None)?;
         Self::start(config, identity, None).await
     }
 
@@ -137,7 +133,7 @@ impl Manager {
     ) -> Result<Self, ManagerError> {
         force::finish(&config.state_dir)?;
         let identity = Self::own(&config)?;
-        let (folder, vault) = (config.state_dir.clone(), config.vault()?);
+        let (folder, vault) = (config.state_dir.clone(), config.vault.clone());
         let addr = config.advertise_addr.clone();
         let rewrite =
             move || force::rewrite(&folder, &vault, &identity, &node, &addr, &mut |_step| Ok(()));
@@ -164,9 +160,8 @@ impl Manager {
         identity: Identity,
         founding: Option<Reply>,
     ) -> Result<Self, ManagerError> {
-        let vault = config.vault()?;
-        let Config { state_dir, node_id, advertise_addr, timings, join_addrs, .. } = config;
-        let credentials = config.credentials.ok_or_else(no_certificate)?;
+        let Config { state_dir, node_id, advertise_addr, timings, vault, credentials, join_addrs } =
+            config;
         let raft_id = identity.raft_id;
         let founder = identity::founding(&state_dir, &vault)?;
         let forced = identity::forced(&state_dir, &vault)?;
@@ -458,10 +453,6 @@ impl Manager {
 
 fn now(machine: &mut StateMachine) -> BoxFuture<'_, (SnapshotMeta, Store)> {
     Box::pin(std::future::ready(machine.now()))
-}
-
-fn no_certificate() -> ManagerError {
-    ManagerError::Refused { reason: "a manager needs a certificate".into() }
 }
 
 /// Tells a later start of a manager from an earlier one.

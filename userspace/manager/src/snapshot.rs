@@ -34,6 +34,9 @@ const FILE_MAGIC: &[u8; 8] = b"SHOALSNF";
 const FILE_VERSION: u32 = 1;
 /// Magic, version and the data key's id.
 const FILE_HEADER: usize = 16;
+/// Longest bytes that are taken from elsewhere, all of them into memory: a store of a million tasks
+/// is smaller, and neither a peer nor a file may fill the memory.
+pub const LARGEST: usize = 1 << 30;
 /// Read and sealed at once.
 const PIECE: usize = 1 << 20;
 

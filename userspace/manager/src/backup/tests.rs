@@ -91,6 +91,48 @@ fn a_foreign_file_another_key_and_a_newer_version_are_named() {
     );
 }
 
+/// What a backup of these parts is read as.
+fn read(manifest: &Manifest, snapshot: &[u8]) -> String {
+    let manifest = manifest.encode_to_vec();
+    let length = u32::try_from(manifest.len()).unwrap().to_le_bytes();
+    let bytes = [&length[..], &manifest, snapshot].concat();
+    parse(bytes).err().map(|refused| refused.to_string()).unwrap_or_default()
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    let Source { meta, store, .. } = source(2);
+    let snapshot = snapshot::encode(&meta, &store).unwrap();
+    let manifest = Manifest {
+        cluster_id: "c1".into(),
+        node_id: "n1".into(),
+        raft_id: 4,
+        index: 9,
+        ..Manifest::default()
+    };
+    assert_eq!(read(&manifest, &snapshot), "");
+    let refusal = "this backup is damaged: its parts do not belong together";
+    let others = [
+        Manifest { index: 8, ..manifest.clone() },
+        Manifest { index: 0, ..manifest.clone() },
+        Manifest { cluster_id: "c2".into(), ..manifest.clone() },
+        Manifest { node_id: String::new(), ..manifest.clone() },
+        Manifest { raft_id: 0, ..manifest },
+    ];
+    for other in others {
+        assert_eq!(read(&other, &snapshot), refusal, "{}", other.index);
+    }
+}
+
+#[test]
+fn no_more_of_a_file_is_held_than_a_backup_may_be_long() {
+    let whole = bytes(60_000);
+    let limit = whole.len() / 2;
+    let refused = open_within(whole.as_slice(), &key(), limit).err().unwrap();
+    assert_eq!(refused.to_string(), "this backup is too large: it holds more than 1024 MiB");
+    assert!(open_within(whole.as_slice(), &key(), whole.len()).is_ok());
+}
+
 #[test]
 fn a_restored_folder_is_whole_sealed_and_never_over_another() {
     let folder = tempfile::tempdir().unwrap();

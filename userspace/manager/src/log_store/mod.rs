@@ -180,7 +180,7 @@ impl LogStore {
         Self::open_with(Box::new(move || Ok(Database::open(&path)?)), vault, owner)
     }
 
-    /// Reads all of the log at `path` without opening it for writing.
+    /// Reads all of the log at `path`, and leaves it as it is but for a repair after a crash.
     ///
     /// # Errors
     /// As [`LogStore::open`].

@@ -25,8 +25,6 @@ use crate::{snapshot, types};
 /// Snapshots that are taken in at once: the leader's, and one of a leader before it whose end was
 /// not noticed. More would only take memory.
 pub const SNAPSHOTS: usize = 2;
-/// Bytes of a snapshot: a store of a million tasks is smaller, and no peer may fill the memory.
-const SNAPSHOT_BYTES: usize = 1 << 30;
 /// Between two pieces of a snapshot: a sender that is silent for longer is gone.
 const PIECE: Duration = Duration::from_secs(10);
 
@@ -52,7 +50,7 @@ impl RaftRpc {
 
     /// Whether the peer may say what this member says.
     fn check(&self, peer: &RaftPeer, sender: &Vote) -> Result<(), Status> {
-        peer.speaks_for(&self.0.view.store(), sender.leader_id.voted_for)
+        peer.speaks_for(&self.0, sender.leader_id.voted_for)
     }
 
     fn vote_request(
@@ -119,7 +117,7 @@ impl Raft for RaftRpc {
             }
             // It may be removed meanwhile.
             self.check(&peer, &vote)?;
-            if bytes.len() + piece.payload.len() > SNAPSHOT_BYTES {
+            if bytes.len() + piece.payload.len() > snapshot::LARGEST {
                 return Err(status::bad_message(&types::invalid("a snapshot that is too large")));
             }
             bytes.extend(piece.payload);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use shoal_manager::{Config, Manager, ManagerError, NewCluster, Timings, has_state};
+use shoal_manager::{Config, Manager, ManagerError, NewCluster, Timings, Vault, has_state};
 
 use crate::harness::{Cluster, Host, eventually, has_file};
 
@@ -124,6 +124,7 @@ async fn a_cluster_that_cannot_be_founded_leaves_nothing_behind() {
     assert_eq!(left, ["vault"], "the vault was there before");
     let (mut host, _listener) = Host::new(1, &Timings::default()).await;
     let right = host.founding(NewCluster::default());
-    let config = Config { state_dir, ..host.config() };
+    let vault = Vault::open(&state_dir, None).unwrap();
+    let config = Config { state_dir, ..host.config_with(vault) };
     Manager::init(config, right).await.unwrap().shutdown().await;
 }

@@ -14,7 +14,7 @@ use shoal_api::{
     NodeSpec, Service, ServiceSpec, TaskSpec,
 };
 use shoal_identity::{JoinToken, Key, csr};
-use shoal_manager::{Config, Founding, Manager, NewCluster, Timings};
+use shoal_manager::{Config, Founding, Manager, NewCluster, Timings, Vault, VaultError};
 use shoal_transport::{Credentials, Dial, accept};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -156,11 +156,35 @@ impl Host {
     }
 
     pub fn config(&self) -> Config {
+        self.config_with(self.vault().unwrap())
+    }
+
+    pub fn config_with(&self, vault: Vault) -> Config {
+        let credentials = self.member.credentials();
         Config {
             timings: self.timings.clone(),
-            credentials: self.member.credentials.clone(),
             join_addrs: self.join_addrs.clone(),
-            ..Config::new(self.state_dir(), &self.node_id, &self.addr)
+            ..Config::new(self.state_dir(), &self.node_id, &self.addr, vault, credentials)
+        }
+    }
+
+    /// The vault on the disk; a new one for a manager that never ran.
+    pub fn vault(&self) -> Result<Vault, VaultError> {
+        match shoal_manager::has_state(&self.state_dir()) {
+            true => Vault::open(&self.state_dir(), None),
+            false => Vault::open_or_create(&self.state_dir()),
+        }
+    }
+
+    /// Why it cannot be started again.
+    #[allow(dead_code, reason = "the durability tests use it")]
+    pub async fn refusal(&self) -> String {
+        match self.vault() {
+            Ok(vault) => {
+                let refused = Manager::restart(self.config_with(vault)).await;
+                refused.err().expect("it does not start").to_string()
+            }
+            Err(refused) => refused.to_string(),
         }
     }
 
@@ -234,16 +258,17 @@ impl Host {
 
     /// Starts it again from its disk, at its address.
     pub async fn restart(&mut self) {
-        self.restart_with(|config| config).await;
+        let vault = self.vault().unwrap();
+        self.restart_with(vault).await;
     }
 
-    /// The same, with another configuration.
-    pub async fn restart_with(&mut self, change: impl Fn(Config) -> Config) {
+    /// The same, with a vault that was unlocked.
+    pub async fn restart_with(&mut self, vault: Vault) {
         let inner = self.inner.clone();
         let bind = || async { TcpListener::bind(&inner).await.ok() };
         let listener = eventually("the port is free", bind).await;
         self.wire.open().await;
-        self.run(Manager::restart(change(self.config())), listener).await;
+        self.run(Manager::restart(self.config_with(vault)), listener).await;
     }
 
     /// The tests stand at the host itself, so that a cut wire is the managers' matter.

@@ -12,7 +12,7 @@ use futures::TryStreamExt;
 use shoal_api::{IssuedCertificate, NodeRole, SigningCa};
 use shoal_identity::{BackupKey, Csr, Identity, Root, csr};
 use shoal_manager::backup::{self, NodeFiles};
-use shoal_manager::{Config, Manager, NewCluster, Timings};
+use shoal_manager::{Manager, NewCluster, Timings};
 use tokio::net::TcpListener;
 
 use crate::harness::{Host, eventually, now};
@@ -120,7 +120,7 @@ async fn bytes_of_every_release_start_a_manager_that_goes_on() {
         let restored = backup::open(bytes.as_slice(), &key()).unwrap();
         assert_eq!(restored.node_id(), host.node_id);
         let vault = restored.write(&host.state_dir()).unwrap();
-        let config = Config { vault: Some(vault), ..host.config() };
+        let config = host.config_with(vault);
         host.run(Manager::force_new_cluster(config, host.join_request()), listener).await;
         serves(&host).await;
         host.stop().await;
@@ -137,7 +137,7 @@ async fn a_file_of_a_newer_release_is_named_and_left_alone() {
         // `version=1` and little-endian words both have their low byte there.
         bytes[version] += 7;
         fs::write(&path, &bytes).unwrap();
-        let refused = Manager::restart(host.config()).await.err().unwrap().to_string();
+        let refused = host.refusal().await;
         let sentence = format!("{} is of version 8, this release reads 1", path.display());
         assert_eq!(refused, sentence);
         assert_eq!(fs::read(&path).unwrap(), bytes);

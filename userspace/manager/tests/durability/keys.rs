@@ -4,9 +4,7 @@ use std::fs;
 
 use shoal_api::{Cluster as Object, ClusterSpec, GetUnlockKeyRequest, UpdateClusterRequest};
 use shoal_identity::UnlockKey;
-use shoal_manager::{
-    Config, Manager, ManagerError, NewCluster, Vault, VaultError, vault_is_locked,
-};
+use shoal_manager::{Manager, NewCluster, Vault, VaultError, vault_is_locked};
 
 use crate::harness::{Cluster, Host, eventually};
 
@@ -68,12 +66,12 @@ async fn the_unlock_key_locks_every_manager_and_changes_under_writes() {
 
     let host = &mut cluster.hosts[2];
     host.stop().await;
-    let locked = Manager::restart(host.config()).await.err().unwrap();
-    assert!(matches!(locked, ManagerError::Vault(VaultError::Locked)), "{locked}");
+    let locked = host.vault().unwrap_err();
+    assert!(matches!(locked, VaultError::Locked), "{locked}");
     let wrong = Vault::open(&host.state_dir(), Some(&first)).unwrap_err();
     assert_eq!(wrong.to_string(), "invalid key provided");
     let vault = Vault::open(&host.state_dir(), Some(&second)).unwrap();
-    host.restart_with(|config| Config { vault: Some(vault.clone()), ..config }).await;
+    host.restart_with(vault).await;
     eventually("it is back", || async { cluster.hosts[2].create("after").await.ok() }).await;
     assert_eq!(cluster.hosts[2].services().await.unwrap().len(), 22);
 
@@ -92,8 +90,7 @@ async fn a_founder_with_autolock_is_locked_from_the_start_and_keeps_no_secret_op
     let founding = host.founding(NewCluster { spec, ..NewCluster::default() });
     let unlock = founding.unlock_key().unwrap();
     let vault = Vault::create(&host.state_dir(), Some(&unlock)).unwrap();
-    let config = Config { vault: Some(vault), ..host.config() };
-    host.run(Manager::init(config, founding), listener).await;
+    host.run(Manager::init(host.config_with(vault), founding), listener).await;
     assert_eq!(unlock_key(&host).await.as_ref(), Some(&unlock));
     host.create("a-readable-name").await.unwrap();
     is_locked_by(&host, Some(&unlock)).await;

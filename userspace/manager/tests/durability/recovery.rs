@@ -127,7 +127,7 @@ async fn a_backup_brings_a_cluster_back_whose_managers_are_all_lost() {
     let vault = restored.write(&host.state_dir()).unwrap();
     let twice = restored.write(&host.state_dir()).unwrap_err();
     assert!(matches!(twice, ManagerError::InUse { .. }), "{twice}");
-    let config = Config { vault: Some(vault), ..host.config() };
+    let config = host.config_with(vault);
     force(&mut host, config).await;
     goes_on_alone(&host, &names, &[&worker.node_id]).await;
     assert_eq!(host.manager().cluster_id(), Some(cluster_id));
@@ -148,7 +148,7 @@ async fn a_manager_that_lost_a_file_says_which_and_makes_none_anew() {
         let path = host.state_dir().join(name);
         let kept = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        let lost = Manager::restart(host.config()).await.err().unwrap().to_string();
+        let lost = host.refusal().await;
         assert!(lost.starts_with(&format!("{} is missing", path.display())), "{lost}");
         assert!(!path.exists());
         fs::write(&path, kept).unwrap();

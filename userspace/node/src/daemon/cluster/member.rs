@@ -92,8 +92,8 @@ impl Cluster {
             node_id: record.node_id.clone(),
             advertise_addr: record.advertise_addr.clone(),
             timings: shoal_manager::Timings::default(),
-            vault: Some(vault.clone()),
-            credentials: Some(credentials.clone()),
+            vault: vault.clone(),
+            credentials: credentials.clone(),
             join_addrs: record.known(),
         }
     }
