@@ -2,17 +2,21 @@
 //!
 //! Each handshake is a task of its own, so a slow or silent client holds up nobody. What has not
 //! shown a certificate is bounded: handshakes in number and time, and strangers' connections, which
-//! serve one call, as well.
+//! serve one call, as well. A certificate is good for the handshake; whether it still is, a service
+//! asks at each call ([`Peer::still_passes`]).
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::Acceptor;
+use rustls::server::danger::ClientCertVerifier;
 use shoal_identity::{Certificate, Identity};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -59,14 +63,67 @@ const PAUSE: Duration = Duration::from_millis(100);
 const KEEPALIVE_S: u32 = 15;
 
 /// Who is at the other end of a connection; tonic puts it into the extensions of each request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     /// Who it is by its certificate; `None` for a stranger.
     pub identity: Option<Identity>,
-    /// Its certificate as it was at the handshake. It may have expired since.
+    /// Its certificate as it was at the handshake; see [`Peer::still_passes`].
     pub certificate: Option<Arc<Certificate>>,
     /// Where it called from.
     pub addr: SocketAddr,
+    shown: Option<Arc<Shown>>,
+}
+
+/// What a member showed at its handshake.
+#[derive(Debug)]
+struct Shown {
+    /// Its certificate first.
+    chain: Vec<CertificateDer<'static>>,
+    /// The content of our credentials under which the chain was found good last.
+    good_under: AtomicU64,
+}
+
+/// Why a connection is worth no more, though it was when it was made. A new one may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stale {
+    /// Its time is over.
+    #[error("the certificate of this connection has expired: connect anew")]
+    Expired,
+    /// The cluster has rolled over to another root.
+    #[error(
+        "the certificate of this connection is of a root that is trusted no more: connect anew"
+    )]
+    Untrusted,
+}
+
+impl Peer {
+    /// Whether the connection's certificate would pass a handshake now. Connections outlive
+    /// certificates, and roots that were given up because somebody stole their keys.
+    ///
+    /// Signatures are looked at again only after our credentials have changed. A stranger showed
+    /// nothing that could end.
+    ///
+    /// # Errors
+    /// [`Stale`].
+    pub fn still_passes(&self, credentials: &Credentials) -> Result<(), Stale> {
+        let (Some(certificate), Some(shown)) = (&self.certificate, &self.shown) else {
+            return Ok(());
+        };
+        let now = UnixTime::now();
+        if certificate.not_after.nanos() / 1_000_000_000 < now.as_secs() {
+            return Err(Stale::Expired);
+        }
+        // Before the roots are read: what changes in between is looked at the next time.
+        let generation = credentials.generation();
+        if shown.good_under.load(Ordering::Relaxed) == generation {
+            return Ok(());
+        }
+        let members = Arc::clone(&credentials.held().members);
+        let (own, between) = shown.chain.split_first().ok_or(Stale::Untrusted)?;
+        members.verify_client_cert(own, between, now).map_err(|_| Stale::Untrusted)?;
+        shown.good_under.store(generation, Ordering::Relaxed);
+        Ok(())
+    }
 }
 
 /// Serves a port: yields each connection once its handshake is done. Dropping the stream closes the
@@ -212,8 +269,9 @@ async fn welcome(
             return None;
         }
     };
-    let shown = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let certificate = match shown.map(|der| Certificate::from_der(der)).transpose() {
+    let chain = tls.get_ref().1.peer_certificates().map(<[_]>::to_vec);
+    let own = chain.as_ref().and_then(|chain| chain.first());
+    let certificate = match own.map(|der| Certificate::from_der(der)).transpose() {
         Ok(certificate) => certificate.map(Arc::new),
         Err(error) => {
             tracing::warn!(%addr, %error, "a certificate of this cluster cannot be read");
@@ -230,7 +288,10 @@ async fn welcome(
         }),
     };
     let identity = certificate.as_ref().map(|certificate| certificate.identity.clone());
-    Some(Incoming { tls, peer: Peer { identity, certificate, addr }, stay })
+    // What was good at the handshake is looked at once more at the first call: the roots may have
+    // changed meanwhile.
+    let shown = chain.map(|chain| Arc::new(Shown { chain, good_under: AtomicU64::new(u64::MAX) }));
+    Some(Incoming { tls, peer: Peer { identity, certificate, addr, shown }, stay })
 }
 
 /// Small messages go at once, and a peer that has vanished is noticed.

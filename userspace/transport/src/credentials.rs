@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, InconsistentKeys, RootCertStore, ServerConfig};
 use shoal_identity::{Certificate, Identity, Key};
@@ -64,6 +65,7 @@ pub(crate) struct Held {
     pub(crate) own: Arc<CertifiedKey>,
     pub(crate) roots: Arc<RootCertStore>,
     pub(crate) client: Arc<ClientConfig>,
+    pub(crate) members: Arc<Members>,
     pub(crate) server: Arc<ServerConfig>,
 }
 
@@ -152,6 +154,13 @@ impl Credentials {
         self.0.changes.subscribe()
     }
 
+    /// How often the content was replaced: a connection that was made under another one is worth
+    /// making anew.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        *self.0.changes.borrow()
+    }
+
     pub(crate) fn held(&self) -> Arc<Held> {
         self.0.held.load_full()
     }
@@ -185,9 +194,9 @@ impl Held {
         let mut shown = own.cert.clone();
         shown.extend(ders.iter().filter(|der| !own.cert.contains(der)).cloned());
         let shown = Arc::new(CertifiedKey::new(shown, Arc::clone(&own.key)));
-        let members = Members::new(Arc::clone(&roots), cluster_id.clone())?;
+        let members = Arc::new(Members::new(Arc::clone(&roots), cluster_id.clone())?);
         let mut server = verify::server()
-            .with_client_cert_verifier(Arc::new(members))
+            .with_client_cert_verifier(Arc::clone(&members) as Arc<dyn ClientCertVerifier>)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         verify::tune_server(&mut server);
 
@@ -198,6 +207,7 @@ impl Held {
             own,
             roots,
             client: Arc::new(client),
+            members,
             server: Arc::new(server),
         })
     }

@@ -5,16 +5,18 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::{Cluster, Server, eventually, key, patient, seen};
+use futures::StreamExt;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use shoal_api::NodeRole;
-use shoal_transport::{Credentials, DialError, Refusal};
+use shoal_transport::{Accepting, Credentials, DialError, Incoming, Refusal, Stale, accept};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,6 +73,49 @@ fn chain(
     identity: &shoal_identity::Identity,
 ) -> String {
     cluster.chain_at(key, identity, common::now())
+}
+
+/// A connection as the server has it, whose client says no more than its handshake.
+async fn come(port: &mut Accepting, credentials: &Credentials) -> Incoming {
+    let (credentials, addr) = (credentials.clone(), port.local_addr().unwrap().to_string());
+    let dial = tokio::spawn(async move {
+        // It waits for the server's first words.
+        drop(shoal_transport::connect(&credentials, &addr, &patient()).await);
+    });
+    let incoming = tokio::time::timeout(patient().handshake_timeout, port.next()).await;
+    let incoming = incoming.expect("the handshake succeeds").unwrap().unwrap();
+    dial.abort();
+    incoming
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_good_as_long_as_its_certificate_and_the_root_behind_it() {
+    let mut cluster = Cluster::found("alpha");
+    let server = cluster.manager();
+    let mut port = accept(TcpListener::bind("127.0.0.1:0").await.unwrap(), &server);
+    let before = come(&mut port, &cluster.worker()).await;
+    assert_eq!(before.peer().still_passes(&server), Ok(()));
+    cluster.rotate();
+    // One that was renewed before the server heard of the next root: the link leads to the old one.
+    let renewed = come(&mut port, &cluster.worker()).await;
+    let served = cluster.chain(&key(1), NodeRole::Manager);
+    server.replace(&served, &key(1), &cluster.roots_pem()).unwrap();
+    for incoming in [&before, &renewed] {
+        assert_eq!(incoming.peer().still_passes(&server), Ok(()), "both roots are trusted");
+    }
+    cluster.rotated();
+    server.trust(&cluster.roots_pem()).unwrap();
+    assert_eq!(before.peer().still_passes(&server), Err(Stale::Untrusted));
+    assert_eq!(renewed.peer().still_passes(&server), Ok(()));
+
+    let (key, almost) = (key(2), Duration::from_secs(3));
+    let identity = cluster.identity(&key, NodeRole::Worker);
+    let chain = cluster.chain_at(&key, &identity, common::now() - common::DAY + almost);
+    let short = Credentials::new(&chain, &key, &cluster.roots_pem()).unwrap();
+    let short = come(&mut port, &short).await;
+    assert_eq!(short.peer().still_passes(&server), Ok(()));
+    let ended = eventually("it expires", || short.peer().still_passes(&server).err()).await;
+    assert_eq!(ended, Stale::Expired);
 }
 
 #[tokio::test]
