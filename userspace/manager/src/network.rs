@@ -94,16 +94,18 @@ pub struct Connection {
     target: u64,
     /// Of the membership when this was made.
     addr: String,
-    /// And the address that it goes to.
-    client: Option<(String, RaftClient<Channel>)>,
+    /// And the address that it goes to, with which of our certificates.
+    client: Option<(String, u64, RaftClient<Channel>)>,
     timeouts: u32,
 }
 
 impl Connection {
     fn client(&mut self) -> Result<RaftClient<Channel>, RpcError> {
         let addr = self.book.addr(self.target).unwrap_or_else(|| self.addr.clone());
-        if let Some((to, client)) = &self.client
-            && *to == addr
+        // One that was made under an older certificate may be refused soon.
+        let generation = self.credentials.generation();
+        if let Some((to, with, client)) = &self.client
+            && (to, *with) == (&addr, generation)
         {
             return Ok(client.clone());
         }
@@ -112,7 +114,7 @@ impl Connection {
         let client = RaftClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        self.client = Some((addr, client.clone()));
+        self.client = Some((addr, generation, client.clone()));
         Ok(client)
     }
 

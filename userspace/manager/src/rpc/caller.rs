@@ -12,11 +12,13 @@
 //! | [`raft_peer`] | a manager, in its own name | `Raft`, `Leader.Announce` |
 //! | [`manager`] | a manager, or the local socket of this one | `Control` |
 //!
-//! A removed node is refused in every class from the moment that this manager's store knows it. A
+//! A removed node is refused in every class from the moment that this manager's store knows it, and
+//! a connection in every class from the moment that its certificate would not pass a handshake. A
 //! store that lags refuses nobody for what it does not know yet: the leader, whose store is
-//! complete, looks again.
+//! complete, looks again at who writes ([`may_write`]), and a read looks again when it has caught up
+//! ([`still_manager`]).
 
-use shoal_api::{Caller, Node, NodeRole};
+use shoal_api::{Caller, Node, NodeRole, write};
 use shoal_control::Store;
 use shoal_identity::Identity;
 use shoal_transport::Peer;
@@ -109,18 +111,78 @@ impl RaftPeer {
     ///
     /// # Errors
     /// The member was removed, or is another node.
-    pub fn speaks_for(&self, store: &Store, raft_id: u64) -> Result<(), Status> {
-        let given = store.cluster().and_then(|cluster| cluster.last.as_ref());
+    pub fn speaks_for(&self, shared: &Shared, raft_id: u64) -> Result<(), Status> {
+        match self.claim(&shared.view.store(), raft_id)? {
+            Claim::Holds => Ok(()),
+            // Who leads, or hears a leader, does not lack that much. It is a manager that kept its
+            // certificate and makes up an id, or one of a time that a restored cluster does not
+            // know: its term would end the leader's, and its log would take the place of ours.
+            Claim::News if shared.has_leader_beside(raft_id) => {
+                Err(status::unknown_raft_id(raft_id))
+            }
+            Claim::News => Ok(()),
+        }
+    }
+
+    fn claim(&self, store: &Store, raft_id: u64) -> Result<Claim, Status> {
+        // A newcomer that knows nothing yet takes everything from whoever leads.
+        let Some(given) = store.cluster().and_then(|cluster| cluster.last.as_ref()) else {
+            return Ok(Claim::Holds);
+        };
         match holder(store, raft_id) {
-            Some(node) if node.id == self.0.node_id => Ok(()),
+            Some(node) if node.id == self.0.node_id => Ok(Claim::Holds),
             Some(_) => Err(status::another_raft_id(&self.0.node_id, raft_id)),
-            None if given.is_none_or(|last| raft_id > last.raft_id) => Ok(()),
+            None if raft_id > given.raft_id => Ok(Claim::News),
             None => Err(status::removed_raft_id(raft_id)),
         }
     }
 }
 
-/// The caller of a watch or another long stream may still have it.
+/// What a store knows of a peer's Raft id.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    /// It is the peer's, or there is nothing to judge by.
+    Holds,
+    /// It was not given yet.
+    News,
+}
+
+/// Looks at the author of a write again, where the store is complete: at the leader. The manager
+/// that took the call may have lagged.
+///
+/// # Errors
+/// The author is no manager, or asks for a certificate of another node.
+pub fn may_write(store: &Store, caller: &Caller, kind: &write::Write) -> Result<(), Status> {
+    if store.cluster().is_none() {
+        // There is nothing yet, and control says so.
+        return Ok(());
+    }
+    match kind {
+        // Its token speaks for it.
+        write::Write::Join(_) => Ok(()),
+        write::Write::Renew(renew) if renew.node_id == caller.node_id => Ok(()),
+        write::Write::Renew(renew) => Err(status::another_node(&caller.node_id, &renew.node_id)),
+        _ if was_removed(store, &caller.node_id) => Err(status::removed(&caller.node_id)),
+        _ if !is_manager(store, &caller.node_id) => Err(status::not_a_manager(&caller.node_id)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the connection of a long stream is still worth something; the machine's own socket always
+/// is.
+pub fn connection<T>(
+    shared: &Shared,
+    request: &Request<T>,
+) -> impl Fn() -> Result<(), Status> + Send + 'static + use<T> {
+    let (peer, credentials) =
+        (request.extensions().get::<Peer>().cloned(), shared.credentials.clone());
+    move || match &peer {
+        Some(peer) => peer.still_passes(&credentials).map_err(|reason| status::stale(&reason)),
+        None => Ok(()),
+    }
+}
+
+/// The caller of a watch, another long stream, or a read that had to wait may still have it.
 ///
 /// # Errors
 /// It was removed, or is no manager any more.
@@ -138,9 +200,9 @@ fn caller(identity: Identity) -> Caller {
 
 /// The certificate's words; the handshake has checked that a root of ours stands behind them.
 fn identity<T>(shared: &Shared, request: &Request<T>) -> Result<Identity, Status> {
-    let peer = request.extensions().get::<Peer>();
-    let identity = peer.and_then(|peer| peer.identity.clone());
-    let identity = identity.ok_or_else(status::no_certificate)?;
+    let peer = request.extensions().get::<Peer>().ok_or_else(status::no_certificate)?;
+    let identity = peer.identity.clone().ok_or_else(status::no_certificate)?;
+    peer.still_passes(&shared.credentials).map_err(|reason| status::stale(&reason))?;
     let own = shared.credentials.identity().cluster_id;
     if identity.cluster_id != own {
         return Err(status::another_cluster(&identity.cluster_id, &own));
@@ -207,20 +269,20 @@ mod tests {
     #[test]
     fn a_raft_id_speaks_only_for_the_node_that_holds_it() {
         let store = store();
-        peer("a").speaks_for(&store, 1).unwrap();
-        let stolen = peer("b").speaks_for(&store, 1).unwrap_err();
+        assert_eq!(peer("a").claim(&store, 1).unwrap(), Claim::Holds);
+        let stolen = peer("b").claim(&store, 1).unwrap_err();
         assert_eq!(stolen.code(), Code::PermissionDenied, "{stolen}");
-        let worker = peer("w").speaks_for(&store, 5).unwrap_err();
+        let worker = peer("w").claim(&store, 5).unwrap_err();
         assert_eq!(worker.code(), Code::PermissionDenied, "{worker}");
     }
 
     #[test]
-    fn a_removed_raft_id_is_refused_and_one_that_is_news_passes() {
+    fn a_removed_raft_id_is_refused_and_one_that_is_news_is_known_as_such() {
         let store = store();
-        let removed = peer("a").speaks_for(&store, 3).unwrap_err();
+        let removed = peer("a").claim(&store, 3).unwrap_err();
         assert_eq!(removed.code(), Code::PermissionDenied, "{removed}");
-        peer("new").speaks_for(&store, 6).unwrap();
-        peer("anybody").speaks_for(&Store::default(), 1).unwrap();
+        assert_eq!(peer("new").claim(&store, 6).unwrap(), Claim::News);
+        assert_eq!(peer("anybody").claim(&Store::default(), 1).unwrap(), Claim::Holds);
     }
 
     #[test]

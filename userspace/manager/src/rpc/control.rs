@@ -31,21 +31,28 @@ impl ControlRpc {
         result.result.ok_or_else(status::unexpected)
     }
 
+    /// Lets a manager read what holds now. What this manager has just caught up with may be that the
+    /// caller is none any more, and a secret that was changed for that very reason.
+    async fn catch_up<T: Sync>(&self, request: &Request<T>) -> Result<to_leader::Caught, Status> {
+        let caller = caller::manager(&self.0, request).await?;
+        let caught = to_leader::catch_up(&self.0).await?;
+        caller::still_manager(&self.0.view.store(), &caller)?;
+        Ok(caught)
+    }
+
     /// All objects of a kind, as of now.
     async fn read<T: Clone>(
         &self,
         request: &Request<ListRequest>,
         list: impl Fn(&Store) -> Vec<Arc<T>>,
     ) -> Result<Vec<T>, Status> {
-        caller::manager(&self.0, request).await?;
-        to_leader::catch_up(&self.0).await?;
+        self.catch_up(request).await?;
         Ok(list(&self.0.view.store()).into_iter().map(Arc::unwrap_or_clone).collect())
     }
 
     /// The cluster with its secrets, as of now.
     async fn cluster<T: Sync>(&self, request: &Request<T>) -> Result<Cluster, Status> {
-        caller::manager(&self.0, request).await?;
-        to_leader::catch_up(&self.0).await?;
+        self.catch_up(request).await?;
         let store = self.0.view.store();
         store.cluster().cloned().map(Arc::unwrap_or_clone).ok_or_else(status::no_leader)
     }
@@ -151,8 +158,7 @@ impl Control for ControlRpc {
         &self,
         request: Request<ListRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
-        caller::manager(&self.0, &request).await?;
-        let caught = to_leader::catch_up(&self.0).await?;
+        let caught = self.catch_up(&request).await?;
         let store = self.0.view.store();
         let nodes: Vec<_> = store.nodes().map(|node| (**node).clone()).collect();
         let managers = nodes.iter().filter_map(|node| Some((node, node.manager.as_ref()?)));
@@ -167,7 +173,11 @@ impl Control for ControlRpc {
         &self,
         request: Request<ListRequest>,
     ) -> Result<Response<ListServicesResponse>, Status> {
-        let services = self.read(&request, |store| store.services().cloned().collect()).await?;
+        // One that is being removed is gone for users, as in Docker: its name may be another's.
+        let there = |store: &Store| {
+            store.services().filter(|service| !service.pending_delete).cloned().collect()
+        };
+        let services = self.read(&request, there).await?;
         Ok(Response::new(ListServicesResponse { services }))
     }
 
@@ -201,7 +211,8 @@ impl Control for ControlRpc {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Watch>, Status> {
         let caller = caller::manager(&self.0, &request).await?;
+        let connection = Box::new(caller::connection(&self.0, &request));
         let after = request.into_inner().after_index;
-        Ok(Response::new(watching::from(self.0.view.clone(), caller, after)?))
+        Ok(Response::new(watching::from(self.0.view.clone(), caller, connection, after)?))
     }
 }

@@ -32,7 +32,7 @@ impl Leader for LeaderRpc {
         request: Request<ForwardRequest>,
     ) -> Result<Response<WriteResult>, Status> {
         caller::colleague(&self.0, &request)?;
-        // The manager that took the call has checked whose it is.
+        // The manager that took the call has checked whose it is; `serve` looks again.
         let ForwardRequest { caller, write } = request.into_inner();
         let (caller, write) = (caller.unwrap_or_default(), write.unwrap_or_default());
         match serve::write(&self.0, caller, write).await {
@@ -49,7 +49,7 @@ impl Leader for LeaderRpc {
     ) -> Result<Response<AnnounceResponse>, Status> {
         let peer = caller::raft_peer(&self.0, &request)?;
         if let Some(mut from) = request.get_ref().from.clone() {
-            peer.speaks_for(&self.0.view.store(), from.raft_id)?;
+            peer.speaks_for(&self.0, from.raft_id)?;
             from.node_id = peer.node_id().to_owned();
             self.0.book.take(from);
         }

@@ -56,6 +56,12 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Whether this manager leads or was just led by another than this Raft member: its store then
+    /// has all that happened but for the last moment.
+    fn has_leader_beside(&self, raft_id: u64) -> bool {
+        self.desk.is_open() || self.last_heard.another_within(raft_id, self.lease)
+    }
+
     /// Node id of a Raft member.
     fn node_of(&self, raft_id: u64) -> Option<String> {
         let store = self.view.store();

@@ -13,13 +13,13 @@ use shoal_api::{
     Caller, Cluster, IssuedCertificate, JoinResponse, RootCa, UpdateClusterWrite, Write,
     WriteResult,
 };
-use shoal_control::Store;
+use shoal_control::{Refusal, Store};
 use shoal_identity::ca::CaError;
 use shoal_identity::{Csr, Identity, Root, UnlockKey, ca, token};
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::{Shared, status};
+use super::{Shared, caller, status};
 use crate::external_ca;
 use crate::leader::{Command, NotServing};
 
@@ -59,7 +59,11 @@ pub async fn write(shared: &Shared, caller: Caller, write: Write) -> Result<Writ
     if !shared.desk.is_open() {
         return Err(Unserved::NotHere);
     }
-    let Prepared { write, wanted } = prepare(&shared.view.store(), write, now())?;
+    let store = shared.view.store();
+    if let Some(kind) = &write.write {
+        caller::may_write(&store, &caller, kind)?;
+    }
+    let Prepared { write, wanted } = prepare(&store, write, now())?;
     let (reply, answer) = oneshot::channel();
     shared.desk.send(Command::Write { caller, write: Box::new(write), reply })?;
     let result = match answer.await {
@@ -88,6 +92,10 @@ fn prepare(store: &Store, write: Write, now: Timestamp) -> Result<Prepared, Stat
     match write.write {
         Some(Kind::Join(mut join)) => {
             let request = parse(&join.csr)?;
+            // What strangers try must not keep the loop busy; it judges for good.
+            if !fits(store, &join.token) {
+                return Err(status::refused(&Refusal::Token));
+            }
             let node_id = request.node_id();
             // Whoever names another node than its key's would be given that node's certificate.
             if !join.node_id.is_empty() && join.node_id != node_id {
@@ -109,6 +117,15 @@ fn prepare(store: &Store, write: Write, now: Timestamp) -> Result<Prepared, Stat
         Some(kind) => plain(kind),
         None => Ok(Prepared { write, wanted: None }),
     }
+}
+
+/// Whether a token is one of the cluster's.
+fn fits(store: &Store, presented: &str) -> bool {
+    let root_ca = store.cluster().and_then(|cluster| cluster.root_ca.as_ref());
+    let Some(tokens) = root_ca.and_then(|root_ca| root_ca.tokens.as_ref()) else { return false };
+    let same = |token: &str| !token.is_empty() && token::same(token, presented);
+    // Both, whatever the first one says: the time must not tell.
+    same(&tokens.worker) | same(&tokens.manager)
 }
 
 fn parse(csr: &[u8]) -> Result<Csr, Status> {

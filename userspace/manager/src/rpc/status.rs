@@ -6,6 +6,7 @@ use std::io;
 use shoal_control::{Refusal, RefusalKind};
 use shoal_identity::CsrError;
 use shoal_identity::ca::CaError;
+use shoal_transport::Stale;
 use tonic::{Code, Status};
 
 use crate::events::TooOld;
@@ -146,6 +147,21 @@ pub fn removed_raft_id(raft_id: u64) -> Status {
     Status::permission_denied(format!("manager {raft_id} was removed from the swarm"))
 }
 
+/// A Raft id that this manager, which has a leader, has never heard of.
+pub fn unknown_raft_id(raft_id: u64) -> Status {
+    Status::permission_denied(format!("manager {raft_id} is not known in the swarm"))
+}
+
+/// The certificate of the connection was good when the connection was made.
+pub fn stale(reason: &Stale) -> Status {
+    Status::unauthenticated(reason.to_string())
+}
+
+/// Whether a peer wants a new connection: it did nothing.
+pub fn wants_new_connection(status: &Status) -> bool {
+    status.code() == Code::Unauthenticated
+}
+
 /// A node's id belongs to its key.
 pub fn another_key(wanted: &str, own: &str) -> Status {
     Status::permission_denied(format!("the key in the request is of node {own}, not of {wanted}"))
@@ -159,7 +175,7 @@ pub fn bad_request(reason: &CsrError) -> Status {
 /// A root that the cluster cannot roll over to.
 pub fn bad_root(reason: &CaError) -> Status {
     match reason {
-        CaError::NoKey => Status::failed_precondition(reason.to_string()),
+        CaError::NoKey | CaError::Unlinked => Status::failed_precondition(reason.to_string()),
         _ => Status::invalid_argument(reason.to_string()),
     }
 }

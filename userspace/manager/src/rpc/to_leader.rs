@@ -33,9 +33,9 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// dead one's connection swallows has no known outcome.
 const FRESH: Duration = Duration::from_millis(400);
 
-/// The connection to the leader that was used last.
+/// The connection to the leader that was used last: where to, and with which of our certificates.
 #[derive(Default)]
-pub struct Line(Mutex<Option<(String, Channel)>>);
+pub struct Line(Mutex<Option<(String, u64, Channel)>>);
 
 /// What a linearizable read learns from the leader.
 pub struct Caught {
@@ -71,6 +71,7 @@ pub async fn write(shared: &Shared, caller: Caller, write: Write) -> Result<Writ
             match timeout_at(deadline, client.forward(request)).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(refusal)) if status::is_not_leader(&refusal) => {}
+                Ok(Err(refusal)) if status::wants_new_connection(&refusal) => hang_up(shared),
                 Ok(Err(broken)) if status::was_not_sent(&broken) => hang_up(shared),
                 // The connection broke: nobody said what became of it.
                 Ok(Err(broken)) if broken.source().is_some() => {
@@ -162,13 +163,16 @@ async fn client(shared: &Shared, deadline: Instant) -> Option<LeaderClient<Chann
         return None;
     }
     let kept = shared.line.0.lock().clone();
-    let kept = kept.filter(|(to, _)| *to == addr && shared.last_heard.within(FRESH));
+    let generation = shared.credentials.generation();
+    let kept = kept.filter(|(to, with, _)| {
+        *to == addr && *with == generation && shared.last_heard.within(FRESH)
+    });
     let channel = match kept {
-        Some((_, channel)) => channel,
+        Some((_, _, channel)) => channel,
         None => {
             let connect = network::connect(&shared.credentials, &addr);
             let channel = timeout_at(deadline, connect).await.ok()?.ok()?;
-            *shared.line.0.lock() = Some((addr, channel.clone()));
+            *shared.line.0.lock() = Some((addr, generation, channel.clone()));
             channel
         }
     };
@@ -182,7 +186,9 @@ fn hang_up(shared: &Shared) {
 
 /// An answer came over a connection that works; silence or a transport's failure did not.
 fn keep_or_hang_up(shared: &Shared, failure: Option<Status>) {
-    if failure.is_none_or(|failure| failure.source().is_some()) {
+    let useless =
+        |failure: Status| failure.source().is_some() || status::wants_new_connection(&failure);
+    if failure.is_none_or(useless) {
         hang_up(shared);
     }
 }

@@ -1,7 +1,7 @@
 //! Streams committed events from an index on, at the watcher's own speed.
 //!
 //! The cluster's secrets are taken out, and the stream ends with the word of a watcher that was
-//! removed from the cluster or is no manager any more.
+//! removed from the cluster, is no manager any more, or whose certificate is none any more.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -20,8 +20,12 @@ use crate::state_machine::View;
 /// The stream.
 pub type Watch = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
+/// Says whether the stream's connection is still worth something.
+type Connection = Box<dyn Fn() -> Result<(), Status> + Send>;
+
 struct Watcher {
     caller: Caller,
+    connection: Connection,
     view: Arc<View>,
     applied: watch::Receiver<u64>,
     after: u64,
@@ -29,12 +33,17 @@ struct Watcher {
 }
 
 /// Events after an index; 0 means from now on.
-pub fn from(view: Arc<View>, caller: Caller, after: u64) -> Result<Watch, Status> {
+pub fn from(
+    view: Arc<View>,
+    caller: Caller,
+    connection: Connection,
+    after: u64,
+) -> Result<Watch, Status> {
     let applied = view.events.applied();
     let after = if after == 0 { *applied.borrow() } else { after };
     // A watcher that is too late learns so before it waits.
     view.events.after(after).map_err(|reason| status::too_old(&reason))?;
-    let watcher = Watcher { caller, view, applied, after, ready: VecDeque::new() };
+    let watcher = Watcher { caller, connection, view, applied, after, ready: VecDeque::new() };
     let events = stream::unfold(Some(watcher), |watcher| async {
         let mut watcher = watcher?;
         match watcher.next().await {
@@ -51,6 +60,7 @@ impl Watcher {
         loop {
             if let Some((index, events)) = self.ready.pop_front() {
                 self.after = index;
+                (self.connection)()?;
                 caller::still_manager(&self.view.store(), &self.caller)?;
                 let events = events.iter().map(redacted).collect();
                 return Ok(Some(WatchResponse { index, events }));

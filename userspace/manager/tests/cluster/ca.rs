@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use shoal_api::control_client::ControlClient;
 use shoal_api::{
     CaSpec, Cluster as ClusterObject, ClusterSpec, UpdateClusterRequest, UpdateClusterResponse,
 };
+use shoal_api::{GetClusterRequest, WatchRequest};
+use shoal_identity::{Csr, Key, Root, csr};
+use shoal_manager::{Manager, NewCluster, Timings};
+use shoal_transport::{Credentials, Dial};
 use tonic::{Code, Status};
 
 use crate::agent::Agent;
-use crate::harness::{Cluster, Host, Member, PATIENCE, eventually};
+use crate::harness::{Cluster, Host, Member, PATIENCE, eventually, now};
 
 async fn update(
     through: &Host,
@@ -118,11 +123,11 @@ async fn the_cluster_rolls_over_to_a_new_root_without_a_failed_call() {
         let (credentials, inner) = (host.member.credentials(), host.inner.clone());
         let (stop, calls) = (stop.clone(), calls.clone());
         tokio::spawn(async move {
-            let dial = shoal_transport::Dial::default();
+            let dial = Dial::default();
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
                 let channel = shoal_transport::connect(&credentials, &inner, &dial).await.unwrap();
-                let mut control = shoal_api::control_client::ControlClient::new(channel);
+                let mut control = ControlClient::new(channel);
                 let spec = Some(crate::harness::spec(&format!("s{place}-{number}"), 0));
                 control
                     .create_service(shoal_api::CreateServiceRequest { spec })
@@ -160,7 +165,7 @@ async fn the_cluster_rolls_over_to_a_new_root_without_a_failed_call() {
     let tokens = host.tokens().await;
     assert_ne!(Some(&tokens), old.tokens.as_ref());
     let stale = shoal_identity::JoinToken::parse(&old.tokens.unwrap().worker).unwrap();
-    let dial = shoal_transport::Dial::default();
+    let dial = Dial::default();
     let refused = shoal_transport::connect_with_token(&host.inner, &stale, &dial).await;
     let refused = refused.expect_err("the old token pins the old root").to_string();
     assert!(refused.contains("remote CA does not match fingerprint"), "{refused}");
@@ -195,4 +200,44 @@ async fn a_root_that_cannot_sign_is_refused_before_anything_changes() {
     update(host, |request| request.rotate_worker_token = true).await.unwrap();
     let stale = update(host, |request| request.version = 1).await.unwrap_err();
     assert!(stale.message().contains("update out of sequence"), "{stale}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_opened_by_a_stolen_root_ends_with_the_roll_over() {
+    let stolen = Root::found(&[9; 32], now());
+    let (mut host, listener) = Host::new(1, &Timings::default()).await;
+    let new = NewCluster { root: Some(stolen.signing_ca()), ..NewCluster::default() };
+    let founding = host.founding(new);
+    host.run(Manager::init(host.config(), founding), listener).await;
+    let cluster = Cluster { hosts: vec![host] };
+    let host = &cluster.hosts[0];
+    let _agent = Agent::run(&host.member, &cluster);
+    // Whoever has the root's key is whom he likes.
+    let key = Key::from_seed(&[5; 32]);
+    let request = Csr::parse(&csr::request(&key)).unwrap();
+    let (identity, life) = (host.member.credentials().identity(), Duration::from_secs(86_400));
+    let chain = stolen.issue(&request, &identity, now(), life, [1; 16], "");
+    let thief = Credentials::new(&chain, &key, &stolen.cert_pem()).unwrap();
+    let channel = shoal_transport::connect(&thief, &host.inner, &Dial::default()).await.unwrap();
+    let mut control = ControlClient::new(channel);
+    control.get_cluster(GetClusterRequest {}).await.unwrap();
+    let mut events = control.watch(WatchRequest::default()).await.unwrap().into_inner();
+
+    update(host, force).await.unwrap();
+    let refused = eventually("its certificate is worth nothing", || async {
+        let mut control = control.clone();
+        control.get_cluster(GetClusterRequest {}).await.err()
+    })
+    .await;
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    assert!(host.cluster().await.root_ca.unwrap().rotation.is_none(), "not before the end");
+    host.create("unseen").await.unwrap();
+    let end = loop {
+        match tokio::time::timeout(PATIENCE, events.message()).await.unwrap() {
+            Ok(Some(seen)) => assert!(!format!("{seen:?}").contains("unseen"), "{seen:?}"),
+            Ok(None) => panic!("it ends with a reason"),
+            Err(reason) => break reason,
+        }
+    };
+    assert_eq!(end.code(), Code::Unauthenticated, "{end}");
 }

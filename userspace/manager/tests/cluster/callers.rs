@@ -1,20 +1,27 @@
 //! Who may call what: every method that the protos name, asked by everybody.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use shoal_api::control_client::ControlClient;
+use shoal_api::leader_client::LeaderClient;
+use shoal_api::raft_client::RaftClient;
+use shoal_api::{
+    AnnounceRequest, Caller, CreateServiceRequest, ForwardRequest, GetUnlockKeyRequest,
+    ManagerAddress, RaftMessage, RenewWrite, Write, write,
+};
 use shoal_api::{
     Node, NodeRole, NodeSpec, RemoveNodeRequest, SessionRequest, UpdateNodeRequest, WatchRequest,
 };
-use shoal_identity::JoinToken;
-use shoal_manager::{NewCluster, Timings};
-use shoal_transport::{Dial, connect_with_token};
+use shoal_identity::{Csr, Identity, JoinToken, Key, Root, csr};
+use shoal_manager::{Manager, NewCluster, Timings};
+use shoal_transport::{Credentials, Dial, connect_with_token};
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
-use crate::harness::{Cluster, Host, Member, PATIENCE, eventually};
+use crate::harness::{Cluster, Host, Member, PATIENCE, eventually, now};
 
 /// Every file, so that a new service is asked for, too.
 const PROTOS: [&str; 4] = [
@@ -192,4 +199,118 @@ async fn what_a_removed_node_has_open_ends_at_once() {
         }
     };
     assert_eq!(end.code(), Code::PermissionDenied, "{end}");
+}
+
+/// A vote for a member of that Raft id, by which it would lead if it were granted.
+fn vote_for(raft_id: u64, to: &Host) -> RaftMessage {
+    // Term and candidate, not committed; no log; in the name of the leader, which outdoes its lease.
+    let request = (((1_000_u64, Some(raft_id)), false), None::<()>, true);
+    RaftMessage {
+        version: 1,
+        payload: postcard::to_allocvec(&request).unwrap(),
+        to: to.manager().raft_id(),
+        cluster_id: to.manager().cluster_id().unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manager_with_a_made_up_raft_id_is_not_heard_while_there_is_a_leader() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let forger = &cluster.hosts[cluster.follower().await];
+    for (place, host) in cluster.hosts.iter().enumerate() {
+        let channel = forger.member.channel(host);
+        let mut raft = RaftClient::new(channel.clone());
+        let refused = raft.vote(vote_for(99, host)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        assert_eq!(refused.message(), "manager 99 is not known in the swarm", "at {place}");
+        // Neither may it fill the others' address books.
+        let addr = "192.0.2.1:1".into();
+        let from = ManagerAddress { raft_id: 99, addr, generation: 1, ..ManagerAddress::default() };
+        let request = AnnounceRequest { from: Some(from) };
+        let refused = LeaderClient::new(channel).announce(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    }
+    assert!(cluster.hosts[leader].manager().is_leader(), "it leads on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_leader_looks_again_at_whose_write_it_is() {
+    let cluster = Cluster::start(3).await;
+    let leader = &cluster.hosts[cluster.leader().await];
+    let follower = &cluster.hosts[cluster.follower().await];
+    let worker = cluster.worker(8).await;
+    let forward = |node_id: &str, kind: write::Write| {
+        let mut client = LeaderClient::new(follower.member.channel(leader));
+        let caller = Caller { node_id: node_id.into(), role: NodeRole::Manager.into() };
+        let write = Write { write: Some(kind) };
+        async move {
+            let request = ForwardRequest { caller: Some(caller), write: Some(write) };
+            client.forward(request).await.map(drop).map_err(|status| status.code())
+        }
+    };
+    let create = |name: &str| {
+        let spec = Some(crate::harness::spec(name, 0));
+        write::Write::CreateService(CreateServiceRequest { spec })
+    };
+    let renew = |of: &str| {
+        let csr = csr::request(&Key::from_seed(&[3; 32]));
+        write::Write::Renew(RenewWrite { node_id: of.into(), csr })
+    };
+    let denied = Err(Code::PermissionDenied);
+    assert_eq!(forward(&worker.node_id, create("a")).await, denied, "a worker");
+    assert_eq!(forward("nobody", create("b")).await, denied);
+    assert_eq!(forward(&worker.node_id, renew(&leader.node_id)).await, denied, "another's");
+    assert_eq!(forward(&worker.node_id, renew(&worker.node_id)).await, Ok(()));
+    assert_eq!(forward(&follower.node_id, create("c")).await, Ok(()));
+    assert_eq!(leader.services().await.unwrap(), ["c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demoted_manager_learns_nothing_from_one_that_has_not_heard_of_it() {
+    let cluster = Cluster::start(4).await;
+    let leader = cluster.leader().await;
+    let (demoted, lagging) = (&cluster.hosts[(leader + 1) % 4], &cluster.hosts[(leader + 2) % 4]);
+    let leader = &cluster.hosts[leader];
+    lagging.wire.cut();
+    let node = leader.node(&demoted.node_id).await.unwrap();
+    role(leader, node, NodeRole::Worker).await;
+    eventually("the node is a worker", || async {
+        leader.node(&demoted.node_id).await?.manager.is_none().then_some(())
+    })
+    .await;
+    let mut control = ControlClient::new(demoted.member.channel(lagging));
+    let mut asking = std::pin::pin!(control.get_unlock_key(GetUnlockKeyRequest {}));
+    let waits = tokio::time::timeout(Duration::from_millis(300), &mut asking).await;
+    assert!(waits.is_err(), "it waits for what it has not heard: {waits:?}");
+    lagging.wire.heal();
+    assert_eq!(asking.await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_connection_ends_with_its_certificate() {
+    let root = Root::found(&[9; 32], now());
+    let (mut host, listener) = Host::new(1, &Timings::default()).await;
+    let new = NewCluster { root: Some(root.signing_ca()), ..NewCluster::default() };
+    let founding = host.founding(new);
+    host.run(Manager::init(host.config(), founding), listener).await;
+    let cluster = Cluster { hosts: vec![host] };
+    let host = &cluster.hosts[0];
+    let worker = cluster.worker(8).await;
+    // As the cluster would issue it, for a few seconds.
+    let identity = Identity { role: NodeRole::Worker, ..worker.credentials().identity() };
+    let request = Csr::parse(&csr::request(&worker.key)).unwrap();
+    let chain = root.issue(&request, &identity, now(), Duration::from_secs(3), [1; 16], "");
+    let credentials = Credentials::new(&chain, &worker.key, &root.cert_pem()).unwrap();
+    let dial = Dial::default();
+    let channel = shoal_transport::connect(&credentials, &host.inner, &dial).await.unwrap();
+    let open = call(&channel, "Dispatcher.Heartbeat").await.unwrap_err();
+    assert_eq!(open.code(), Code::NotFound, "no session, yet it was heard: {open}");
+    let refused = eventually("the certificate expires", || async {
+        let refused = call(&channel, "Dispatcher.Heartbeat").await.unwrap_err();
+        (refused.code() != Code::NotFound).then_some(refused)
+    })
+    .await;
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+    assert!(refused.message().contains("has expired"), "{refused}");
 }
