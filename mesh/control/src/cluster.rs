@@ -64,7 +64,8 @@ fn unlock_key(
 }
 
 /// Begins a roll-over to a new root where the spec asks for one. One that is under way is superseded:
-/// what was issued by then carries a certificate by the old root, which stays trusted.
+/// what was issued by then carries a certificate by the old root, which stays trusted. So it can
+/// also be called off, by the root that is in use: that one's key comes or goes as it is given.
 fn roll_over(
     root: &mut RootCa,
     spec: &ClusterSpec,
@@ -79,17 +80,17 @@ fn roll_over(
     if write.signed_by != root.digest {
         return Err(Refusal::OutOfSequence);
     }
+    let next = rotation.next.as_ref().filter(|next| !next.cert_pem.is_empty());
+    let next = next.ok_or(Refusal::Empty)?;
     if rotation.digest == root.digest {
-        return Err(Refusal::SameRoot);
-    }
-    let next = rotation.next.as_ref();
-    let whole = next.is_some_and(|next| !next.cert_pem.is_empty())
-        && !rotation.cross_signed_pem.is_empty()
-        && token::compose(&rotation.digest, "").is_some();
-    if !whole {
+        root.signing = Some(next.clone());
+        root.rotation = None;
+    } else if rotation.cross_signed_pem.is_empty() || token::compose(&rotation.digest, "").is_none()
+    {
         return Err(Refusal::Empty);
+    } else {
+        root.rotation = Some(rotation);
     }
-    root.rotation = Some(rotation);
     root.last_forced = spec.force_rotate();
     Ok(())
 }

@@ -269,7 +269,8 @@ impl Control {
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         let own = [self.more_at, self.forget_at];
-        let roles = [self.dispatcher.deadline(), self.replicated.deadline()];
+        let roles =
+            [self.dispatcher.deadline(), self.replicated.deadline(), self.reaper.deadline()];
         let deadlines = own.into_iter().chain(roles);
         deadlines.flatten().min()
     }
@@ -341,7 +342,7 @@ impl Control {
             let settled = self.dispatcher.settled(draft);
             self.allocator.step(draft, &news(draft, &mut seen[2]), settled);
             self.scheduler.step(draft, &news(draft, &mut seen[3]));
-            self.reaper.step(draft, &news(draft, &mut seen[4]));
+            self.reaper.step(draft, &news(draft, &mut seen[4]), settled);
             self.ca.step(draft, &news(draft, &mut seen[5]));
             if !draft.has_room() {
                 break;

@@ -43,7 +43,11 @@ impl Instances {
             Some(_) => {}
             None => {
                 if starts.known.len() == REMEMBERED {
-                    starts.known.remove(0);
+                    // The one that holds the session stays: forgotten, it would come back as the
+                    // latest, and be taken for the copy of a copy that is started again and again.
+                    let others = |known: &String| *known != starts.current;
+                    let oldest = starts.known.iter().position(others).unwrap_or(0);
+                    starts.known.remove(oldest);
                 }
                 starts.known.push(instance.to_owned());
             }
@@ -89,6 +93,11 @@ mod tests {
     fn of_two_that_live_the_later_is_refused() {
         check("ABABAB", "ABAA");
         check("ABCACBA", "ABCAA");
+    }
+
+    #[test]
+    fn a_copy_that_is_started_again_and_again_does_not_become_the_first() {
+        check("ABACADAEAFAGAHAIAJAKAJK", "ABACADAEAFAGAHAIAJAKA");
     }
 
     #[test]

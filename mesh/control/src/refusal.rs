@@ -196,9 +196,6 @@ pub enum Refusal {
     /// A root was given, and nothing says to roll over to it.
     #[error("a new root CA takes a rotation: raise force_rotate with it")]
     RootNotForced,
-    /// The root to roll over to is in use already.
-    #[error("the root CA to rotate to is the one that is in use")]
-    SameRoot,
     /// Nobody could sign certificates any more.
     #[error(
         "there must be at least one valid, reachable external CA corresponding to the root CA \
@@ -276,7 +273,6 @@ impl Refusal {
             | Self::PortReserved { .. }
             | Self::UnlockKey
             | Self::RootNotForced
-            | Self::SameRoot
             | Self::NoSigner => RefusalKind::InvalidArgument,
             Self::NotFound { .. } | Self::NotInRaft => RefusalKind::NotFound,
             Self::NameTaken { .. } => RefusalKind::AlreadyExists,

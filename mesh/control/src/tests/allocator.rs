@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use shoal_api::TaskState;
 
-use super::{Bed, restart_after, spec};
+use super::{Bed, beat, restart_after, spec};
 use crate::Control;
 
 fn addresses(bed: &Bed, name: &str) -> Vec<String> {
@@ -35,6 +35,7 @@ fn an_address_is_not_given_again_at_once_also_by_a_new_leader() {
     for task in bed.all("a") {
         bed.report(&task, TaskState::Shutdown);
     }
+    bed.pass(Duration::from_secs(1));
     assert_eq!(bed.store.tasks().count(), 0);
     bed.control = Control::new(&bed.store, 8, bed.now, &Default::default());
     bed.create(spec("b", 1, &[])).unwrap();
@@ -74,9 +75,51 @@ fn a_full_subnet_keeps_a_task_new_and_says_so_until_one_is_freed() {
     bed.update("web", |spec| spec.replicas = 4).unwrap();
     let leaving = bed.all("web").into_iter().find(|task| task.desired_state() == TaskState::Remove);
     bed.report(&leaving.unwrap(), TaskState::Shutdown);
+    bed.pass(Duration::from_secs(1));
     let served = &bed.live("other")[0];
     assert_eq!(served.state(), TaskState::Assigned);
     assert_eq!(served.status.as_ref().unwrap().err, "");
+}
+
+#[test]
+fn a_tasks_end_is_known_to_every_node_before_its_address_goes_on() {
+    let mut bed = Bed::with_subnet(2, "10.5.0.0/29");
+    bed.create(spec("web", 5, &[])).unwrap();
+    bed.run_all("web");
+    bed.create(spec("next", 1, &[])).unwrap();
+    bed.pass(Duration::from_secs(1));
+    bed.update("web", |spec| spec.replicas = 4).unwrap();
+    let leaving = bed.all("web").into_iter().find(|task| task.desired_state() == TaskState::Remove);
+    let leaving = leaving.unwrap();
+    bed.report(&leaving, TaskState::Shutdown);
+    let held = bed.store.index();
+    let address = |bed: &Bed| bed.live("next")[0].attachments.first().map(|a| a.address.clone());
+    // The second node's kernel still sends packets there, and it lives.
+    for _ in 0..10 {
+        bed.now = bed.now + Duration::from_millis(500);
+        bed.step(vec![beat("n1", bed.store.index()), beat("n2", held - 1)]);
+    }
+    assert_eq!(address(&bed), None);
+    bed.step(vec![beat("n2", held)]);
+    assert_eq!(address(&bed).as_ref(), Some(&leaving.attachments[0].address));
+}
+
+#[test]
+fn a_node_that_never_forgets_holds_nothing_up_for_ever() {
+    let mut bed = Bed::new(2);
+    bed.create(spec("web", 1, &[])).unwrap();
+    bed.run_all("web");
+    bed.remove("web").unwrap();
+    bed.report(&bed.all("web")[0].clone(), TaskState::Shutdown);
+    let beats = || vec![beat("n1", 0), beat("n2", 0)];
+    for _ in 0..59 {
+        bed.now = bed.now + Duration::from_secs(1);
+        bed.step(beats());
+        assert_eq!(bed.store.tasks().count(), 1);
+    }
+    bed.now = bed.now + Duration::from_secs(1);
+    bed.step(beats());
+    assert_eq!((bed.store.tasks().count(), bed.store.services().count()), (0, 0));
 }
 
 #[test]

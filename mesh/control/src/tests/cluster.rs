@@ -287,8 +287,7 @@ fn a_roll_over_needs_a_root_that_is_whole_new_and_signed_by_the_present_one() {
     });
     let stale = RefusalKind::OutOfSequence;
     check(&mut bed, stale, "update out of sequence", |write| write.signed_by = THIRD.into());
-    let same = "the root CA to rotate to is the one that is in use";
-    check(&mut bed, wrong, same, |write| write.rotation.as_mut().unwrap().digest = ROOT.into());
+    check(&mut bed, wrong, empty, |write| write.rotation.as_mut().unwrap().digest = "x".into());
     // One that is not asked for does not begin.
     let write = update(&bed, |write, _| {
         rotate(write, &mut ClusterSpec::default(), NEXT);
@@ -296,6 +295,51 @@ fn a_roll_over_needs_a_root_that_is_whole_new_and_signed_by_the_present_one() {
     });
     let text = "a new root CA takes a rotation: raise force_rotate with it";
     bed.check_refused(write, wrong, text);
+}
+
+/// Gives the root that is in use once more.
+fn give_again(write: &mut UpdateClusterWrite, spec: &mut ClusterSpec, digest: &str, key: &str) {
+    rotate(write, spec, digest);
+    let rotation = write.rotation.as_mut().unwrap();
+    rotation.cross_signed_pem.clear();
+    rotation.next.as_mut().unwrap().key_pem = key.into();
+    write.signed_by = digest.into();
+}
+
+#[test]
+fn the_root_in_use_calls_a_roll_over_off() {
+    let mut bed = Bed::new(2);
+    let write = update(&bed, |write, spec| rotate(write, spec, NEXT));
+    bed.write(write).unwrap();
+    renew(&mut bed, "n1");
+    hold(&mut bed, "n1", NEXT);
+    let write = update(&bed, |write, spec| give_again(write, spec, ROOT, "KEY"));
+    bed.write(write).unwrap();
+    let root = bed.cluster().root_ca.unwrap();
+    assert_eq!((root.rotation.as_ref(), root.last_forced), (None, 2));
+    assert_eq!(root.trusted_digests(), [ROOT]);
+    assert_eq!(root.tokens.unwrap().worker, token_for(NodeRole::Worker), "they never changed");
+    renew(&mut bed, "n1");
+    assert_eq!(bed.node("n1").certificate.unwrap().issuer_digest, ROOT);
+}
+
+#[test]
+fn the_key_of_the_root_in_use_comes_and_goes() {
+    let mut bed = Bed::new(1);
+    let key = |bed: &Bed| bed.cluster().root_ca.unwrap().signing.unwrap().key_pem;
+    let keyless = update(&bed, |write, spec| give_again(write, spec, ROOT, ""));
+    let text = "there must be at least one valid, reachable external CA corresponding to the root \
+                CA certificate, since its key is not given";
+    bed.check_refused(keyless, RefusalKind::InvalidArgument, text);
+    let keyless = update(&bed, |write, spec| {
+        give_again(write, spec, ROOT, "");
+        spec.ca.get_or_insert_default().external_cas = vec![external_ca()];
+    });
+    bed.write(keyless).unwrap();
+    assert_eq!(key(&bed), "");
+    let write = update(&bed, |write, spec| give_again(write, spec, ROOT, "KEY"));
+    bed.write(write).unwrap();
+    assert_eq!(key(&bed), "KEY");
 }
 
 #[test]
@@ -340,6 +384,7 @@ fn fail(bed: &mut Bed, failures: usize) {
         bed.now = bed.now + Duration::from_millis(1);
         let task = bed.live("web").remove(0);
         bed.report(&task, TaskState::Failed);
+        bed.acknowledge(&["n1".to_owned()]);
     }
 }
 

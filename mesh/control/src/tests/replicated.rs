@@ -158,6 +158,7 @@ fn a_removed_service_goes_when_its_tasks_ended() {
     bed.report(&tasks[0], TaskState::Shutdown);
     assert!(bed.store.service(&id).is_some());
     bed.report(&tasks[1], TaskState::Shutdown);
+    bed.pass(Duration::from_secs(1));
     assert!(bed.store.service(&id).is_none());
     assert_eq!(bed.store.tasks().count(), 0);
 }
@@ -210,6 +211,7 @@ fn a_slot_keeps_five_old_tasks() {
         bed.now = bed.now + Duration::from_millis(1);
         let task = bed.live("web").remove(0);
         bed.report(&task, TaskState::Failed);
+        bed.acknowledge(&["n1".to_owned()]);
     }
     assert_eq!(bed.all("web").len(), 6);
     assert_eq!(bed.live("web").len(), 1);

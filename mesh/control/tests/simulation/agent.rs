@@ -41,6 +41,12 @@ pub struct Agent {
     pub nodes: BTreeMap<u32, RouteNode>,
     pub services: BTreeMap<u32, RouteService>,
     pub backends: BTreeMap<u32, RouteBackend>,
+    /// It was declared down, and has not had its complete set since.
+    pub was_down: bool,
+    /// This start of its daemon.
+    pub instance: String,
+    /// A daemon that was started on a copy of the node's state.
+    pub copy: Option<Copied>,
     /// Cut off or crashed until then.
     pub away_until: Timestamp,
     /// What is on its way, in order, and when it arrives.
@@ -49,6 +55,31 @@ pub struct Agent {
     in_flight: Option<(u64, Vec<(String, TaskState)>)>,
     retry_at: Timestamp,
     beat_at: Timestamp,
+}
+
+/// A daemon on a copy of a node's state: it wants the node's session, and does nothing with it.
+#[derive(Debug)]
+pub struct Copied {
+    pub instance: String,
+    pub session: Option<String>,
+    pub retry_at: Timestamp,
+}
+
+impl Copied {
+    fn tick(&mut self, node: &str, now: Timestamp, ids: &mut IdSource) -> Option<Input> {
+        if self.session.is_some() || now < self.retry_at {
+            return None;
+        }
+        let session_id = ids.next_id();
+        self.session = Some(session_id.clone());
+        Some(open(session_id, node, &self.instance))
+    }
+}
+
+fn open(session_id: String, node: &str, instance: &str) -> Input {
+    let (node_id, instance) = (node.to_owned(), instance.to_owned());
+    let request = SessionRequest { node_id, instance, ..SessionRequest::default() };
+    Input::SessionOpened { session_id, caller: node.to_owned(), request }
 }
 
 impl Agent {
@@ -64,6 +95,9 @@ impl Agent {
             nodes: BTreeMap::new(),
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
+            was_down: false,
+            instance: "first".into(),
+            copy: None,
             away_until: Timestamp(0),
             inbox: VecDeque::new(),
             in_flight: None,
@@ -82,8 +116,9 @@ impl Agent {
         self.retry_at = now + dice.up_to(Duration::from_secs(1));
     }
 
-    /// The node lost its power: nothing that ran on it does now.
-    pub fn lose_power(&mut self) {
+    /// The node lost its power: nothing that ran on it does now, and its daemon is another one.
+    pub fn lose_power(&mut self, ids: &mut IdSource) {
+        self.instance = ids.next_id();
         for run in self.runs.values_mut().filter(|run| !run.state.is_terminal()) {
             run.state = TaskState::Failed;
         }
@@ -92,6 +127,13 @@ impl Agent {
     /// One tick: what the node does, and what it tells the leader.
     pub fn tick(&mut self, now: Timestamp, dice: &mut Dice, ids: &mut IdSource) -> Vec<Input> {
         self.step_tasks(now, dice);
+        let copied = self.copy.as_mut().and_then(|copy| copy.tick(&self.node, now, ids));
+        let mut inputs = self.tick_session(now, dice, ids);
+        inputs.extend(copied);
+        inputs
+    }
+
+    fn tick_session(&mut self, now: Timestamp, dice: &mut Dice, ids: &mut IdSource) -> Vec<Input> {
         if now < self.away_until {
             return Vec::new();
         }
@@ -102,10 +144,7 @@ impl Agent {
             let session_id = ids.next_id();
             self.session = Some(session_id.clone());
             self.beat_at = now + Duration::from_secs(1);
-            let node_id = self.node.clone();
-            let caller = node_id.clone();
-            let request = SessionRequest { node_id, ..SessionRequest::default() };
-            return vec![Input::SessionOpened { session_id, caller, request }];
+            return vec![open(session_id, &self.node, &self.instance)];
         };
         while self.inbox.front().is_some_and(|(at, _)| *at <= now) {
             let (_, message) = self.inbox.pop_front().expect("it was looked at");
@@ -175,6 +214,7 @@ impl Agent {
         let mut kept = BTreeMap::new();
         if message.r#type() == AssignmentsType::Complete {
             kept = std::mem::take(&mut self.runs);
+            self.was_down = false;
             self.nodes.clear();
             self.services.clear();
             self.backends.clear();

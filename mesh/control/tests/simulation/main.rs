@@ -3,7 +3,8 @@
 //! lost, leaders that change; then everything heals.
 //!
 //! Some invariants hold at every instant, the others once all is healed; each has its own file. A
-//! failure names its seed: `SHOAL_SEED=17 cargo nextest run -p shoal-control simulation` repeats it.
+//! failure names its seed: `SHOAL_SEED=17 cargo nextest run -p shoal-control simulation` repeats it,
+//! and `SHOAL_SEEDS=500` runs that many.
 
 mod agent;
 mod invariants;
@@ -47,12 +48,17 @@ fn run(seed: u64) -> World {
     world
 }
 
+fn seeds() -> u64 {
+    let seeds = std::env::var("SHOAL_SEEDS").ok();
+    seeds.map_or(SEEDS, |seeds| seeds.parse().expect("SHOAL_SEEDS is a number"))
+}
+
 /// A part of the seeds, so that the parts run side by side.
 fn run_part(part: u64) {
     match std::env::var("SHOAL_SEED").map(|seed| seed.parse()) {
         Ok(Ok(seed)) => drop(run(seed)),
         Ok(Err(error)) => panic!("SHOAL_SEED must be a number: {error}"),
-        Err(_) => (0..SEEDS).filter(|seed| seed % 4 == part).for_each(|seed| drop(run(seed))),
+        Err(_) => (0..seeds()).filter(|seed| seed % 4 == part).for_each(|seed| drop(run(seed))),
     }
 }
 
@@ -87,11 +93,12 @@ fn the_same_seed_gives_the_same_batches() {
 fn chaos_is_chaos() {
     // A simulation that never loses a batch or a node proves nothing.
     let mut seen = Seen::default();
-    for seed in 2_000..2_004 {
+    for seed in 2_000..2_006 {
         seen.add(&run(seed).seen);
     }
     assert!(seen.lost > 12 && seen.leaders > 8 && seen.down > 12, "{seen:?}");
     assert!(seen.failed > 12 && seen.refused > 12 && seen.replaced > 0, "{seen:?}");
     assert!(seen.joined > 12 && seen.removed > 3 && seen.demoted > 8, "{seen:?}");
+    assert!(seen.forced > 3 && seen.copied > 3 && seen.called_off > 2, "{seen:?}");
     assert!(seen.rolled_over > 8 && seen.superseded > 2 && seen.unanswered > 12, "{seen:?}");
 }

@@ -56,8 +56,13 @@ fn cluster_wish(store: &Store, dice: &mut Dice, new_root: bool) -> Option<Write>
         let force = root.last_forced + 1;
         spec.ca.get_or_insert_default().force_rotate = force;
         let next = SigningCa { cert_pem: "CERT".into(), key_pem: "KEY".into() };
-        let digest = format!("{:064x}", force + 1);
-        let cross_signed_pem = format!("CROSS {}", root.digest);
+        let mut digest = format!("{:064x}", force + 1);
+        let mut cross_signed_pem = format!("CROSS {}", root.digest);
+        // The present one calls a roll-over off.
+        if dice.below(8) == 0 {
+            digest.clone_from(&root.digest);
+            cross_signed_pem.clear();
+        }
         write.rotation = Some(RootRotation { next: Some(next), cross_signed_pem, digest });
         write.signed_by.clone_from(&root.digest);
     } else {

@@ -19,6 +19,11 @@ pub struct Seen {
     pub demoted: u32,
     pub rolled_over: u32,
     pub superseded: u32,
+    pub called_off: u32,
+    /// Managers that went on without the others.
+    pub forced: u32,
+    /// Daemons that were told that they are copies.
+    pub copied: u32,
     /// Certificates that were given and never arrived.
     pub unanswered: u32,
 }
@@ -37,6 +42,9 @@ impl Seen {
         self.demoted += other.demoted;
         self.rolled_over += other.rolled_over;
         self.superseded += other.superseded;
+        self.called_off += other.called_off;
+        self.forced += other.forced;
+        self.copied += other.copied;
         self.unanswered += other.unanswered;
     }
 
@@ -62,7 +70,9 @@ impl Seen {
                     let (before, now) = (before.unwrap_or_default(), root(cluster));
                     let rolls = before.rotation.is_some();
                     let ended = rolls && now.rotation.is_none();
-                    self.rolled_over += u32::from(ended);
+                    let off = ended && before.digest == now.digest;
+                    self.called_off += u32::from(off);
+                    self.rolled_over += u32::from(ended && !off);
                     let other = now.rotation.is_some() && now.rotation != before.rotation;
                     self.superseded += u32::from(rolls && other);
                 }

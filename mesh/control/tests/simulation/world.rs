@@ -6,12 +6,12 @@ use std::time::Duration;
 use shoal_api::id::IdSource;
 use shoal_api::time::Timestamp;
 use shoal_api::{
-    Batch, Caller, JoinRequest, JoinTokens, NodeAvailability, RootCa, SigningCa, UpdateNodeRequest,
-    Write, token, write,
+    Batch, Caller, JoinRequest, JoinTokens, Node, NodeAvailability, NodeState, RootCa, SigningCa,
+    UpdateNodeRequest, Write, token, write,
 };
 use shoal_control::{Control, Founding, Input, Refusal, Step, Store};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Copied};
 use crate::invariants::Memory;
 use crate::operator::{self, Certificate};
 use crate::seen::Seen;
@@ -136,8 +136,12 @@ impl World {
                 }
                 agent.disconnect(self.now, &mut self.dice);
                 if self.dice.one_in(3) {
-                    agent.lose_power();
+                    agent.lose_power(&mut self.ids);
                 }
+            }
+            if agent.copy.is_none() && self.dice.one_in(400) {
+                let instance = self.ids.next_id();
+                agent.copy = Some(Copied { instance, session: None, retry_at: self.now });
             }
             inputs.extend(agent.tick(self.now, &mut self.dice, &mut self.ids));
         }
@@ -154,6 +158,9 @@ impl World {
         }
         if self.dice.one_in(120) {
             self.change_leader();
+        }
+        if self.dice.one_in(200) {
+            self.force_new();
         }
     }
 
@@ -269,10 +276,11 @@ impl World {
         self.answer_renewals(step, stored);
         for (session_id, refusal) in &step.closed {
             self.seen.replaced += u32::from(matches!(refusal, Refusal::Replaced { .. }));
-            let agent = self.agents.iter_mut().find(|a| a.session.as_ref() == Some(session_id));
-            if let Some(agent) = agent {
-                agent.disconnect(self.now, &mut self.dice);
-            }
+            self.close(session_id, matches!(refusal, Refusal::Copy { .. }));
+        }
+        for agent in &mut self.agents {
+            let node = self.store.node(&agent.node);
+            agent.was_down |= node.is_some_and(|node| node.state() == NodeState::Down);
         }
         for agent in &mut self.agents {
             for (ticket, _) in &step.on_commit {
@@ -283,6 +291,31 @@ impl World {
             }
         }
         self.seen.refused += u32::try_from(step.refused.len()).expect("few are refused");
+    }
+
+    /// The leader ends a session, of a node or of its copy.
+    fn close(&mut self, session_id: &str, as_copy: bool) {
+        self.seen.copied += u32::from(as_copy);
+        for agent in &mut self.agents {
+            let own = agent.session.as_deref() == Some(session_id);
+            let copy = agent.copy.as_mut();
+            let copy = copy.filter(|copy| copy.session.as_deref() == Some(session_id));
+            if own {
+                agent.disconnect(self.now, &mut self.dice);
+            } else if let Some(copy) = copy {
+                copy.session = None;
+                copy.retry_at = self.now + self.dice.up_to(Duration::from_secs(1));
+            } else {
+                continue;
+            }
+            if as_copy {
+                // Who is told so stops, and the other one is the node.
+                let copy = agent.copy.take().expect("a node that runs once is no copy");
+                if own {
+                    agent.instance = copy.instance;
+                }
+            }
+        }
     }
 
     fn commit(&mut self, batch: Batch) {
@@ -314,6 +347,41 @@ impl World {
         self.control = Control::new(&self.store, seed, self.now, &last_seen);
         for agent in &mut self.agents {
             agent.disconnect(self.now, &mut self.dice);
+            if let Some(copy) = &mut agent.copy {
+                copy.session = None;
+            }
+        }
+    }
+
+    /// All managers but one are lost for good, and that one is started without them.
+    fn force_new(&mut self) {
+        self.change_leader();
+        let managers: Vec<_> = self.store.nodes().filter(|node| node.is_manager()).collect();
+        let node = Node::clone(managers[self.dice.below(managers.len())]);
+        let last = self.store.cluster().and_then(|cluster| cluster.last).unwrap_or_default();
+        let raft_id = last.raft_id + 1;
+        let number = node.id.trim_start_matches('n').parse().expect("it has a number");
+        let addr = node.manager.map(|manager| manager.addr).unwrap_or_default();
+        let node = JoinRequest { addr, ..request(number) };
+        let before = self.store.clone();
+        // The first try may be lost with its leader.
+        for commits in [self.dice.one_in(2), true] {
+            let (id, node) = (self.ids.next_u64(), node.clone());
+            self.step(vec![Input::ForceNew { id, node, raft_id }], commits);
+        }
+        self.seen.forced += 1;
+        let left = self.store.nodes().filter_map(|node| node.manager.as_ref());
+        let left: Vec<_> = left.map(|manager| manager.raft_id).collect();
+        assert_eq!(left, [raft_id], "it is the only manager");
+        assert_eq!(self.store.nodes().count(), before.nodes().count(), "all nodes stay");
+        let services = |store: &Store| -> Vec<_> {
+            let services = store.services().filter(|service| !service.pending_delete);
+            services.map(|service| (service.id.clone(), service.ports.clone())).collect()
+        };
+        assert_eq!(services(&self.store), services(&before));
+        for task in before.tasks().filter(|task| !task.state().is_terminal()) {
+            let now = self.store.task(&task.id).filter(|_| !task.attachments.is_empty());
+            assert!(now.is_none_or(|now| now.attachments == task.attachments), "{}", task.name());
         }
     }
 }

@@ -5,6 +5,7 @@ mod bounded;
 mod converged;
 mod forward;
 mod members;
+mod not_misled;
 mod trusted;
 mod unique;
 
@@ -23,9 +24,11 @@ pub fn always(world: &mut World) {
     members::check(&mut world.memory.members, &world.store);
     trusted::check(world);
     agents_know::check(world);
-    bounded::check(&world.store);
+    not_misled::check(world);
+    bounded::check(&world.store, world.now - bounded::PATIENCE);
 }
 
 pub fn healed(world: &World) {
     converged::check(world);
+    bounded::check(&world.store, world.now);
 }
