@@ -64,6 +64,15 @@ pub enum CaError {
     /// The key is of another certificate.
     #[error("the private key does not belong to the root certificate")]
     KeyMismatch,
+    /// Nothing can link a new root to one whose key is elsewhere.
+    #[error(
+        "the cluster does not have the key of its present root, which must sign the new one: give \
+         the present root with its key first, by \"shoal ca --rotate --ca-cert FILE --ca-key FILE\""
+    )]
+    Unlinked,
+    /// As [`CaError::Unlinked`], to a root whose key is elsewhere, too.
+    #[error("rotating from one external CA to a different external CA is not supported")]
+    BothExternal,
     /// The cluster has no key to sign with.
     #[error("the cluster does not have the key of its root: an external CA must sign")]
     NoKey,
@@ -281,11 +290,14 @@ impl Root {
 /// The roll-over from the cluster's root to `next`, which may come without its key where an
 /// external CA will sign.
 ///
+/// Where `next` is the cluster's root there is nothing to link: its key comes or goes, and a
+/// roll-over that is under way is called off (`SwarmKit`, controlapi/`ca_rotation`.go, has it so).
+///
 /// * `serial` - 16 random bytes.
 ///
 /// # Errors
-/// [`CaError`] of `next`, and [`CaError::NoKey`] if the cluster does not hold its present root's
-/// key: then only the external CA can make the link.
+/// [`CaError`] of `next`; [`CaError::Unlinked`] and [`CaError::BothExternal`] if the cluster does not
+/// hold its present root's key.
 pub fn rotation(
     root_ca: &RootCa,
     next: &SigningCa,
@@ -293,14 +305,21 @@ pub fn rotation(
     serial: [u8; 16],
 ) -> Result<RootRotation, CaError> {
     let certificate = check(next, now)?;
-    // By the root that all trust, also where another roll-over is under way.
-    let current = root_ca.signing.as_ref().ok_or(CaError::Unreadable)?;
-    let current = Root::open(current, now)?;
-    Ok(RootRotation {
-        cross_signed_pem: current.cross_sign(&certificate, now, serial),
-        digest: certificate.digest_hex(),
-        next: Some(SigningCa { cert_pem: certificate.pem(), key_pem: next.key_pem.clone() }),
-    })
+    let digest = certificate.digest_hex();
+    let cross_signed_pem = if digest == root_ca.digest {
+        String::new()
+    } else {
+        // By the root that all trust, also where another roll-over is under way.
+        let current = root_ca.signing.as_ref().ok_or(CaError::Unreadable)?;
+        let current = Root::open(current, now).map_err(|error| match error {
+            CaError::NoKey if next.key_pem.is_empty() => CaError::BothExternal,
+            CaError::NoKey => CaError::Unlinked,
+            error => error,
+        })?;
+        current.cross_sign(&certificate, now, serial)
+    };
+    let next = SigningCa { cert_pem: certificate.pem(), key_pem: next.key_pem.clone() };
+    Ok(RootRotation { cross_signed_pem, digest, next: Some(next) })
 }
 
 /// Checks a root that an operator gave, with its key if it has one.

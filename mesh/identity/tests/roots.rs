@@ -168,9 +168,28 @@ fn a_roll_over_to_a_root_without_key_has_its_link() {
 }
 
 #[test]
+fn the_root_in_use_needs_no_link_whether_its_key_comes_or_goes() {
+    let root = Root::found(&[1; 32], NOW);
+    for (held, given) in [(true, true), (true, false), (false, true), (false, false)] {
+        let with = |key: bool| if key { root.signing_ca() } else { keyless(&root.cert_pem()) };
+        let digest = root.digest_hex();
+        let cluster = RootCa { signing: Some(with(held)), digest, ..RootCa::default() };
+        let rotation = ca::rotation(&cluster, &with(given), NOW, [5; 16]).unwrap();
+        assert_eq!((rotation.digest, rotation.next), (cluster.digest, Some(with(given))));
+        assert_eq!(rotation.cross_signed_pem, "");
+    }
+    let wrong =
+        SigningCa { key_pem: Key::from_seed(&[9; 32]).to_pem().to_string(), ..root.signing_ca() };
+    let cluster = RootCa { digest: root.digest_hex(), ..RootCa::default() };
+    assert_eq!(ca::rotation(&cluster, &wrong, NOW, [5; 16]), Err(CaError::KeyMismatch));
+}
+
+#[test]
 fn only_the_external_authority_can_link_from_a_root_whose_key_it_has() {
     let cluster =
         RootCa { signing: Some(keyless(include_str!("roots/rsa.crt"))), ..RootCa::default() };
     let next = Root::found(&[2; 32], NOW).signing_ca();
-    assert_eq!(ca::rotation(&cluster, &next, NOW, [5; 16]), Err(CaError::NoKey));
+    assert_eq!(ca::rotation(&cluster, &next, NOW, [5; 16]), Err(CaError::Unlinked));
+    let next = keyless(include_str!("roots/p384.crt"));
+    assert_eq!(ca::rotation(&cluster, &next, NOW, [5; 16]), Err(CaError::BothExternal));
 }
