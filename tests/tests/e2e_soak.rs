@@ -1,6 +1,7 @@
 //! Managers are killed at random while services come, change and go: nothing acknowledged is lost.
 //!
-//! Half a minute by default; `SHOAL_SOAK_SECONDS=300` makes it long, `SHOAL_SEED` chooses the kills.
+//! Half a minute by default. `SHOAL_SOAK_SECONDS=300 cargo test -p shoal-tests --test e2e_soak` is a
+//! long one (nextest would end it as hung), `SHOAL_SEED` chooses the kills.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,8 +14,8 @@ use shoal_api::id::IdSource;
 use shoal_tests::cluster::Cluster;
 use shoal_tests::needs_root;
 
-/// A service that somebody tries to make while no disk has room.
-const FULL: &str = "full";
+/// How services begin that somebody tries to make while no disk has room.
+const FULL: &str = "full-";
 
 /// How long one test kills.
 fn seconds() -> u64 {
@@ -141,8 +142,10 @@ fn check(cluster: &Cluster, known: &Known) {
             let found = stored.get(name).copied();
             assert!(possible.contains(&found), "{name} is {found:?} through {host}: {possible:?}");
         }
-        let strangers: Vec<_> =
-            stored.keys().filter(|name| !known.contains_key(*name) && *name != FULL).collect();
+        let strangers: Vec<_> = stored
+            .keys()
+            .filter(|name| !known.contains_key(*name) && !name.starts_with(FULL))
+            .collect();
         assert!(strangers.is_empty(), "nobody made {strangers:?}");
         let log = std::fs::read_to_string(cluster.lab.log(host)).unwrap_or_default();
         assert!(!log.contains("damaged"), "{}", cluster.lab.log_tail(host));
@@ -229,6 +232,14 @@ fn random_kills_of_managers_lose_no_acknowledged_write() {
     soak(&cluster, seed(), |chance| kill_some(&cluster, chance));
 }
 
+/// The command that makes a service of 50 KB, which runs nothing.
+fn large(name: &str) -> Vec<String> {
+    let ballast = format!("BALLAST={}", "x".repeat(50_000));
+    let words = ["service", "create", "--detach", "--replicas", "0", "--name", name, "--env"];
+    let words = words.into_iter().chain([ballast.as_str(), "rootfs:/", "/bin/true"]);
+    words.map(str::to_owned).collect()
+}
+
 /// Fills what is left of a file system.
 fn fill(folder: &Path) -> Result<()> {
     let mut file = std::fs::File::create(folder.join("ballast"))?;
@@ -255,7 +266,8 @@ fn full_disks_between_the_kills_lose_nothing_either() {
         nix::mount::mount(Some("tmpfs"), &state, Some("tmpfs"), flags, options).unwrap();
     }
     cluster.must(lab.form());
-    let mut refused = 0;
+    let (mut refused, mut tried) = (0, 0);
+    let mut stored_full: Vec<String> = Vec::new();
     soak(&cluster, seed(), |chance| {
         let hosts = lab.nodes();
         let host = &hosts[usize::try_from(chance.next_u64() % 3)?];
@@ -266,12 +278,23 @@ fn full_disks_between_the_kills_lose_nothing_either() {
             fill(&lab.host_dir(host).join("state"))?;
         }
         if all {
-            let create = ["service", "create", "--detach", "--replicas", "0", "--name", FULL];
-            let create = [create.as_slice(), &["rootfs:/", "/bin/true"]].concat();
-            let output = lab.shoal_output(host, &create)?;
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            ensure!(!output.status.success(), "a write was acknowledged with every disk full");
-            refused += usize::from(text.contains("cannot write to its disk"));
+            // What is free inside of the log's file takes some of them.
+            for _ in 0..40 {
+                let name = format!("{FULL}{tried}");
+                tried += 1;
+                let output = {
+                    let words = large(&name);
+                    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+                    lab.shoal_output(host, &words)?
+                };
+                if output.status.success() {
+                    stored_full.push(name);
+                    continue;
+                }
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                refused += usize::from(text.contains("cannot write to its disk"));
+                break;
+            }
         } else {
             // A daemon is killed with its disk full, and starts once there is room.
             lab.kill(host)?;
@@ -286,12 +309,17 @@ fn full_disks_between_the_kills_lose_nothing_either() {
         if lab.daemon_pid(host).is_none() {
             lab.start(host).with_context(|| format!("state in {}", state.display()))?;
         }
-        // What was refused for want of room may have been stored since: it is not a user's.
         shoal_tests::lab::wait_for("writes to pass again", Duration::from_secs(20), || {
-            if stored(&cluster, host)?.contains_key(FULL) {
-                lab.shoal(host, &["service", "rm", FULL])?;
+            let there = stored(&cluster, host)?;
+            for name in &stored_full {
+                ensure!(there.contains_key(name), "{name} was acknowledged and is lost");
             }
-            lab.shoal(host, &["service", "ls"]).map(drop)
+            // One that was refused for want of room may have been stored since.
+            for name in there.keys().filter(|name| name.starts_with(FULL)) {
+                stored_full.retain(|kept| kept != name);
+                lab.shoal(host, &["service", "rm", name])?;
+            }
+            Ok(())
         })?;
         pause(chance);
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use shoal_api::object::Object;
-use shoal_api::{ListRequest, NodeState, SessionRequest, WatchRequest};
+use shoal_api::{ListRequest, NodeState, SessionRequest, Task, WatchRequest};
 use tonic::Code;
 
 use crate::harness::{Cluster, description, eventually};
@@ -181,6 +181,13 @@ async fn without_a_majority_every_call_says_so_and_it_passes_when_there_is_one_a
     }
     let services = cluster.hosts[third].services().await.unwrap();
     assert!(services.contains(&"before".into()), "{services:?}");
+    // A leader that leads again in its old term makes nothing a second time.
+    let tasks = cluster.hosts[third].control().list_tasks(ListRequest {}).await.unwrap();
+    let mut slots: Vec<String> = tasks.into_inner().tasks.iter().map(Task::name).collect();
+    slots.sort();
+    let all = slots.len();
+    slots.dedup();
+    assert_eq!(slots.len(), all, "a task twice: {slots:?} of {services:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,11 +114,7 @@ impl Document for Service {
     fn document(&self) -> Value {
         let spec = self.spec.as_ref().map(service_spec).unwrap_or_default();
         let endpoint = json!({ "Spec": spec["EndpointSpec"], "Ports": ports(&self.ports) });
-        with_meta(
-            &self.id,
-            self.meta.as_ref(),
-            json!({ "Spec": spec, "Endpoint": endpoint, "PendingDelete": self.pending_delete }),
-        )
+        with_meta(&self.id, self.meta.as_ref(), json!({ "Spec": spec, "Endpoint": endpoint }))
     }
 }
 
