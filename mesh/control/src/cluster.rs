@@ -35,6 +35,10 @@ pub(crate) fn update(
     let mut root = cluster.root_ca.clone().unwrap_or_default();
     roll_over(&mut root, &spec, &request, &mut write)?;
     check_signer(&root, &spec)?;
+    // Who goes on counting from a spec that forgot the count would ask for what is done already.
+    if spec.force_rotate() < root.last_forced {
+        spec.ca.get_or_insert_default().force_rotate = root.last_forced;
+    }
     rotate_tokens(&mut root, &request, &write)?;
     cluster.root_ca = Some(root);
     cluster.spec = Some(spec);

@@ -269,6 +269,18 @@ fn a_second_roll_over_supersedes_the_first() {
 }
 
 #[test]
+fn a_spec_that_forgets_the_roll_overs_does_not_swallow_the_next_one() {
+    let mut bed = Bed::new(1);
+    let write = update(&bed, |write, spec| rotate(write, spec, NEXT));
+    bed.write(write).unwrap();
+    let write = update(&bed, |_, spec| spec.ca = None);
+    bed.write(write).unwrap();
+    let write = update(&bed, |write, spec| rotate(write, spec, THIRD));
+    bed.write(write).unwrap();
+    assert_eq!(bed.cluster().root_ca.unwrap().issuer_digest(), THIRD);
+}
+
+#[test]
 fn a_roll_over_needs_a_root_that_is_whole_new_and_signed_by_the_present_one() {
     let mut bed = Bed::new(1);
     let empty = "the request is empty or of a newer release";
