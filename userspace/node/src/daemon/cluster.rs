@@ -17,6 +17,7 @@ mod unlocking;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use shoal_agent::{Agent, Kernel};
@@ -35,6 +36,9 @@ use super::host;
 use super::state::{Phase, Record, Role, StateDir, Token};
 use crate::config::Config;
 use crate::sentence::sentence;
+
+/// How long a command waits for another change to end: longer than the disk needs for a certificate.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// This node's membership; clones are the same one.
 #[derive(Clone)]
@@ -182,12 +186,19 @@ impl Cluster {
     /// Ends what runs; tasks and forwarding stay.
     pub async fn stop(&self) {
         self.0.gate.set(Behind::Pending);
-        let Running { manager, agent, watchers } =
-            std::mem::take(&mut *self.0.running.lock().await);
-        for watcher in watchers {
-            watcher.abort();
-            let _ = watcher.await;
+        // They first: one may be about to start something, or another of them.
+        loop {
+            let watchers = std::mem::take(&mut self.0.running.lock().await.watchers);
+            if watchers.is_empty() {
+                break;
+            }
+            for watcher in watchers {
+                watcher.abort();
+                let _ = watcher.await;
+            }
         }
+        let Running { manager, agent, watchers: _ } =
+            std::mem::take(&mut *self.0.running.lock().await);
         self.seen().kernel = None;
         if let Some(agent) = agent {
             agent.shutdown().await;
@@ -197,10 +208,11 @@ impl Cluster {
         }
     }
 
-    /// Waits until no other change is under way and refuses a second one.
-    fn change(&self) -> anyhow::Result<MutexGuard<'_, ()>> {
-        let changing = self.0.changing.try_lock();
-        changing.context("another change of this node's membership is under way")
+    /// Waits a moment for another change, as a renewed certificate is one, and refuses beside one
+    /// that takes longer.
+    async fn change(&self) -> anyhow::Result<MutexGuard<'_, ()>> {
+        let changing = tokio::time::timeout(PATIENCE, self.0.changing.lock()).await;
+        changing.ok().context("another change of this node's membership is under way")
     }
 
     /// Undoes an init or join that failed: this node is in no cluster again.

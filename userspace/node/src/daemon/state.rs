@@ -78,6 +78,10 @@ pub struct Record {
     pub role: Role,
     /// Where a manager's gRPC server listens.
     pub listen_addr: SocketAddr,
+    /// Address or interface, and maybe a port, that was to be listened on; empty leaves it to the
+    /// daemon's configuration.
+    #[serde(default)]
+    pub listen_wish: String,
     /// `host:port` at which others reach this node.
     pub advertise_addr: String,
     /// Address or interface that was to be advertised; empty leaves the choice to the daemon.
@@ -341,6 +345,7 @@ mod tests {
             node_id: "n".repeat(25),
             role: Role::Manager,
             listen_addr: "0.0.0.0:2377".parse().unwrap(),
+            listen_wish: String::new(),
             advertise_addr: "10.0.0.1:2377".into(),
             advertise_wish: "eth0".into(),
             data_path_addr: "10.0.0.1".parse().unwrap(),

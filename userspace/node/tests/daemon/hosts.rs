@@ -16,13 +16,19 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
-/// Begins every name that these tests give in the kernel; the process's id follows.
-const PREFIX: &str = "shn";
+use crate::sweep::{PREFIX, cgroup2, remove_cgroups, sweep};
 
-/// Two namespaces on one link: `a` is a host, `b` a client or another host.
+const SHOAL: &str = env!("CARGO_BIN_EXE_shoal");
+/// The namespace with the switch.
+const SWITCH: char = 's';
+
+/// Two namespaces on one link: `a` is a host, `b` a client or another host; or several on a switch.
 pub struct Hosts {
     prefix: String,
+    /// The hosts, and the switch if there is one.
+    namespaces: Vec<char>,
+    /// What a host's daemon has for `/etc/hosts`.
+    names: Option<PathBuf>,
     pub dir: tempfile::TempDir,
     cgroup: Option<PathBuf>,
     daemons: Vec<(char, Child)>,
@@ -57,6 +63,43 @@ pub fn until<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
 
 impl Hosts {
     pub fn new() -> Self {
+        let hosts = Self::without_links(&['a', 'b']);
+        let (a, b) = (hosts.netns('a'), hosts.netns('b'));
+        let veth = ["type", "veth", "peer", "name", "eth0", "netns"];
+        run("ip", &[&["-n", &a, "link", "add", "eth0"][..], &veth, &[&b]].concat());
+        for (host, address) in [('a', "10.77.0.1/24"), ('b', "10.77.0.2/24")] {
+            hosts.raise(host, address);
+        }
+        hosts
+    }
+
+    /// Hosts `a`, `b` and `c` on a switch, with the addresses 10.77.0.1, 2 and 3.
+    pub fn three() -> Self {
+        let hosts = Self::without_links(&['a', 'b', 'c', SWITCH]);
+        let switch = hosts.netns(SWITCH);
+        run("ip", &["-n", &switch, "link", "add", "br0", "up", "type", "bridge"]);
+        for (host, address) in [('a', "10.77.0.1/24"), ('b', "10.77.0.2/24"), ('c', "10.77.0.3/24")]
+        {
+            let (netns, port) = (hosts.netns(host), format!("port-{host}"));
+            let veth = ["type", "veth", "peer", "name", &port, "netns", &switch];
+            run("ip", &[&["-n", &netns, "link", "add", "eth0"][..], &veth].concat());
+            run("ip", &["-n", &switch, "link", "set", &port, "master", "br0", "up"]);
+            hosts.raise(host, address);
+        }
+        hosts
+    }
+
+    fn raise(&self, host: char, address: &str) {
+        let netns = self.netns(host);
+        run("ip", &["-n", &netns, "addr", "add", address, "dev", "eth0"]);
+        run("ip", &["-n", &netns, "link", "set", "eth0", "up"]);
+        run("ip", &["-n", &netns, "link", "set", "lo", "up"]);
+        // XDP would see checksums that a wire never carries.
+        let net = format!("--net=/run/netns/{netns}");
+        run("nsenter", &[&net, "ethtool", "-K", "eth0", "tx", "off", "gro", "off"]);
+    }
+
+    fn without_links(namespaces: &[char]) -> Self {
         sweep();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -66,22 +109,27 @@ impl Hosts {
             cgroup: cgroup2().map(|mount| mount.join(&prefix)),
             dir: dir.expect("a temporary folder can be made"),
             daemons: Vec::new(),
+            namespaces: namespaces.to_vec(),
+            names: None,
             prefix,
         };
-        let (a, b) = (hosts.netns('a'), hosts.netns('b'));
-        run("ip", &["netns", "add", &a]);
-        run("ip", &["netns", "add", &b]);
-        let veth = ["type", "veth", "peer", "name", "eth0", "netns"];
-        run("ip", &[&["-n", &a, "link", "add", "eth0"][..], &veth, &[&b]].concat());
-        for (netns, address) in [(&a, "10.77.0.1/24"), (&b, "10.77.0.2/24")] {
-            run("ip", &["-n", netns, "addr", "add", address, "dev", "eth0"]);
-            run("ip", &["-n", netns, "link", "set", "eth0", "up"]);
-            run("ip", &["-n", netns, "link", "set", "lo", "up"]);
-            // XDP would see checksums that a wire never carries.
-            let net = format!("--net=/run/netns/{netns}");
-            run("nsenter", &[&net, "ethtool", "-K", "eth0", "tx", "off", "gro", "off"]);
+        for name in namespaces {
+            run("ip", &["netns", "add", &hosts.netns(*name)]);
         }
         hosts
+    }
+
+    /// Gives a host another address, and no more the one that it had.
+    pub fn move_to(&self, host: char, address: &str) {
+        run("ip", &["-n", &self.netns(host), "addr", "flush", "dev", "eth0"]);
+        run("ip", &["-n", &self.netns(host), "addr", "add", address, "dev", "eth0"]);
+    }
+
+    /// What names mean to daemons that start from now on; each has a mount namespace of its own.
+    pub fn set_names(&mut self, text: &str) {
+        let file = self.dir.path().join("hosts");
+        std::fs::write(&file, text).expect("the folder is ours");
+        self.names = Some(file);
     }
 
     pub fn netns(&self, host: char) -> String {
@@ -118,9 +166,27 @@ impl Hosts {
     }
 
     pub fn start(&mut self, host: char) {
+        self.start_with(host, &[]);
+    }
+
+    /// Starts a host's daemon with settings by the environment.
+    pub fn start_with(&mut self, host: char, settings: &[(&str, &str)]) {
         let log = self.dir.path().join(format!("{host}.log"));
         let log = File::options().create(true).append(true).open(log).expect("the folder is ours");
         let mut command = self.command(host, &["daemon"]);
+        if let Some(names) = &self.names {
+            let shoal = command;
+            command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts; exec \"$@\""]);
+            command.arg(names).arg(shoal.get_program()).args(shoal.get_args());
+            for (name, value) in shoal.get_envs() {
+                match value {
+                    Some(value) => command.env(name, value),
+                    None => command.env_remove(name),
+                };
+            }
+        }
+        command.envs(settings.iter().copied());
         let daemon = command.stdin(Stdio::null()).stderr(log).spawn().expect("nsenter is there");
         self.daemons.push((host, daemon));
         until("the daemon answers", || self.shoal(host, &["info"]).status.success().then_some(()));
@@ -179,6 +245,32 @@ impl Hosts {
     /// What `shoal join` wants.
     pub fn token(&self, host: char, role: &str) -> String {
         self.ok(host, &["join-token", "-q", role]).trim().to_owned()
+    }
+
+    /// Three hosts of one cluster, all managers; `names` is what they join by.
+    pub fn managers(names: &str) -> Self {
+        let mut hosts = Self::three();
+        for host in ['a', 'b', 'c'] {
+            hosts.start(host);
+        }
+        hosts.ok('a', &["init"]);
+        let token = hosts.token('a', "manager");
+        for host in ['b', 'c'] {
+            hosts.ok(host, &["join", "--token", &token, names]);
+        }
+        hosts.until_ready(3);
+        hosts.until_managers('a', 3);
+        hosts
+    }
+
+    /// Waits until that many managers lead or are reached, by one of them.
+    pub fn until_managers(&self, host: char, count: usize) {
+        until(&format!("{count} managers take part by {host}"), || {
+            let output = self.shoal(host, &["node", "ls", "--format", "json"]);
+            let text = String::from_utf8(output.stdout).expect("UTF-8");
+            let part = |line: &&str| line.contains("\"Leader\"") || line.contains("\"Reachable\"");
+            (text.lines().filter(part).count() == count).then_some(())
+        });
     }
 
     /// Two hosts of one cluster: `a` its manager, `b` as said.
@@ -264,8 +356,11 @@ impl Hosts {
     }
 
     pub fn logs(&self) -> String {
-        let log = |host| std::fs::read_to_string(self.dir.path().join(host)).unwrap_or_default();
-        format!("--- a\n{}--- b\n{}", log("a.log"), log("b.log"))
+        let log = |host: &char| {
+            let text = std::fs::read_to_string(self.dir.path().join(format!("{host}.log")));
+            text.map(|text| format!("--- {host}\n{text}")).unwrap_or_default()
+        };
+        self.namespaces.iter().map(log).collect()
     }
 }
 
@@ -278,7 +373,7 @@ impl Drop for Hosts {
             let _ = daemon.kill();
             let _ = daemon.wait();
         }
-        for host in ['a', 'b'] {
+        for &host in &self.namespaces {
             if let Some(cgroup) = &self.cgroup {
                 remove_cgroups(&cgroup.join(host.to_string()));
             }
@@ -288,75 +383,5 @@ impl Drop for Hosts {
         if let Some(cgroup) = &self.cgroup {
             let _ = std::fs::remove_dir(cgroup);
         }
-    }
-}
-
-/// Where cgroup version 2 is mounted.
-fn cgroup2() -> Option<PathBuf> {
-    mounts().find(|(_, kind)| kind == "cgroup2").map(|(mount, _)| mount)
-}
-
-/// Every mount of this machine and its kind.
-fn mounts() -> impl Iterator<Item = (PathBuf, String)> {
-    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let parse = |line: &str| {
-        let mut fields = line.split(' ').skip(1);
-        Some((PathBuf::from(fields.next()?), fields.next()?.to_owned()))
-    };
-    mounts.lines().filter_map(parse).collect::<Vec<_>>().into_iter()
-}
-
-/// Whether a name is one that a run of these tests gave and that run is gone.
-fn is_left_over(name: &str) -> bool {
-    let pid = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('x'));
-    pid.and_then(|(pid, _)| pid.parse::<u32>().ok())
-        .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-}
-
-/// Takes away what a run that was killed, as by a time-out, could not.
-fn sweep() {
-    let entries = |dir: &Path| {
-        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.filter(|entry| is_left_over(&entry.file_name().to_string_lossy()))
-    };
-    let networks: Vec<_> =
-        entries(Path::new("/run/netns")).map(|entry| entry.file_name()).collect();
-    for network in &networks {
-        let pids = Command::new("ip").args(["netns", "pids"]).arg(network).output();
-        let pids = pids.map(|output| output.stdout).unwrap_or_default();
-        for pid in String::from_utf8_lossy(&pids).split_whitespace() {
-            let _ = kill(Pid::from_raw(pid.parse().expect("a pid")), Signal::SIGKILL);
-        }
-    }
-    for entry in cgroup2().iter().flat_map(|mount| entries(mount)) {
-        remove_cgroups(&entry.path());
-    }
-    let temporary = std::env::temp_dir();
-    for (mount, _) in mounts() {
-        let below = mount.strip_prefix(&temporary).ok();
-        let first = below.and_then(|path| path.components().next());
-        if first.is_some_and(|name| is_left_over(&name.as_os_str().to_string_lossy())) {
-            let _ = nix::mount::umount(&mount);
-        }
-    }
-    for entry in entries(&temporary) {
-        let _ = std::fs::remove_dir_all(entry.path());
-    }
-    for network in &networks {
-        let _ = Command::new("ip").args(["netns", "del"]).arg(network).status();
-    }
-}
-
-/// Kills what is left in a cgroup and removes it with those below it.
-fn remove_cgroups(root: &Path) {
-    let Ok(entries) = std::fs::read_dir(root) else { return };
-    let _ = std::fs::write(root.join("cgroup.kill"), "1");
-    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
-        remove_cgroups(&entry.path());
-    }
-    // The kernel lets go of a cgroup a moment after its last process.
-    let start = Instant::now();
-    while std::fs::remove_dir(root).is_err() && start.elapsed() < Duration::from_secs(5) {
-        std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -5,6 +5,8 @@
 
 mod hosts;
 mod life;
+mod moving;
 mod recovery;
 mod service;
 mod strangers;
+mod sweep;

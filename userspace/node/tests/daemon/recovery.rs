@@ -134,3 +134,41 @@ fn a_restored_manager_with_autolock_wants_its_key_after_a_restart() {
     assert!(hosts.is('a', "active"));
     assert_eq!(hosts.ok('a', &["unlock-key", "-q"]), unlock);
 }
+
+#[test]
+fn a_recovery_by_force_that_fails_leaves_the_manager_as_it_was() {
+    if !can_run() {
+        return;
+    }
+    let mut hosts = Hosts::new();
+    hosts.start('a');
+    hosts.ok('a', &["init"]);
+    let before = hosts.swarm('a');
+    let force = |more: &[&str]| {
+        let said = hosts.fails('a', &[&["init", "--force-new-cluster"][..], more].concat());
+        let still = hosts.swarm('a');
+        assert_eq!(still["NodeID"], before["NodeID"]);
+        assert_eq!(still["ControlAvailable"], true, "{said}");
+        until("it leads", || hosts.shoal('a', &["service", "ls"]).status.success().then_some(()));
+        said
+    };
+    let said = force(&["--listen-addr", "10.99.0.1:2377"]);
+    assert!(said.contains("10.99.0.1 is not an address of this machine"), "{said}");
+    let said = force(&["--listen-addr", "eth7"]);
+    assert!(said.contains("eth7"), "{said}");
+    let said = force(&["--advertise-addr", "10.99.0.1"]);
+    assert!(said.contains("10.99.0.1 is not an address of this machine"), "{said}");
+    let said = force(&["--data-path-port", "5000"]);
+    assert!(said.contains("data path port of a cluster cannot be changed"), "{said}");
+    // With the manager stopped already: the record cannot be written.
+    let obstacle = hosts.state('a').join("node.json.new");
+    std::fs::create_dir(&obstacle).unwrap();
+    let said = force(&[]);
+    assert!(said.contains("cannot write"), "{said}");
+    std::fs::remove_dir(&obstacle).unwrap();
+    hosts.ok('a', &["init", "--force-new-cluster"]);
+    until("it leads", || hosts.shoal('a', &["service", "ls"]).status.success().then_some(()));
+    hosts.stop('a', Signal::SIGKILL);
+    hosts.start('a');
+    until("it leads", || hosts.shoal('a', &["service", "ls"]).status.success().then_some(()));
+}

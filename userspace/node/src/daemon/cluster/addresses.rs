@@ -56,10 +56,6 @@ impl Cluster {
         wishes: &Wishes,
     ) -> anyhow::Result<Record> {
         let config = &self.0.config;
-        let listen_addr = match parsed::<Advertise>(&wishes.listen_addr, "ListenAddr")? {
-            None => config.listen_addr,
-            Some(wanted) => host::listen(&wanted, config.listen_addr.port(), &host::addresses()?)?,
-        };
         let data_path_port = match wishes.data_path_port {
             0 => config.data_path_port,
             port => {
@@ -73,10 +69,11 @@ impl Cluster {
             phase,
             node_id: String::new(),
             role,
-            listen_addr,
+            listen_addr: config.listen_addr,
+            listen_wish: wishes.listen_addr.clone(),
             advertise_addr: String::new(),
             advertise_wish: wishes.advertise_addr.clone(),
-            data_path_addr: listen_addr.ip(),
+            data_path_addr: config.listen_addr.ip(),
             data_path_wish: wishes.data_path_addr.clone(),
             data_path_port,
             availability: wishes.availability,
@@ -96,13 +93,18 @@ impl Cluster {
     pub(super) fn addressed(&self, record: Record) -> anyhow::Result<Record> {
         let config = &self.0.config;
         let addresses = host::addresses()?;
+        let listen_addr = match parsed::<Advertise>(&record.listen_wish, "ListenAddr")? {
+            None => config.listen_addr,
+            Some(wanted) => host::listen(&wanted, config.listen_addr.port(), &addresses)?,
+        };
         let advertise = parsed::<Advertise>(&record.advertise_wish, "advertise address")?;
         let advertise = advertise.as_ref().or(config.advertise_addr.as_ref());
-        let advertised = host::advertise(advertise, record.listen_addr, &addresses)?;
+        let advertised = host::advertise(advertise, listen_addr, &addresses)?;
         let data_path = parsed::<IpOrInterface>(&record.data_path_wish, "data path address")?;
         let data_path = data_path.as_ref().or(config.data_path_addr.as_ref());
         let data_path_addr = host::data_path(data_path, advertised, &addresses)?;
-        Ok(Record { advertise_addr: advertised.to_string(), data_path_addr, ..record })
+        let advertise_addr = advertised.to_string();
+        Ok(Record { listen_addr, advertise_addr, data_path_addr, ..record })
     }
 
     /// The membership of a daemon that starts again: its machine may have other addresses by now.

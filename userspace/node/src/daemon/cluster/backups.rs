@@ -73,7 +73,7 @@ impl Cluster {
         &self,
         mut pieces: Streaming<RestoreRequest>,
     ) -> anyhow::Result<RestoreResponse> {
-        let _changing = self.change()?;
+        let _changing = self.change().await?;
         self.ensure_inactive()?;
         let first = pieces.message().await?.context("there is no backup in this request")?;
         let key = BackupKey::parse(first.key.trim()).context("the backup's key")?;

@@ -9,8 +9,9 @@ use shoal_api::{ClusterSpec, GetClusterRequest, GetUnlockKeyRequest, InitRequest
 use shoal_dataplane::Dataplane;
 use shoal_identity::Key;
 use shoal_manager::{Founding, Manager, NewCluster, Vault};
+use shoal_transport::Credentials;
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Cluster;
 use super::addresses::{Wishes, availability};
@@ -26,7 +27,7 @@ impl Cluster {
     /// This node is in a cluster, or in none where it should be; the machine lacks what a member
     /// needs; the cluster is not one that can be. Nothing is left of a new one then.
     pub async fn init(&self, request: InitRequest) -> anyhow::Result<InitResponse> {
-        let _changing = self.change()?;
+        let _changing = self.change().await?;
         let wishes = Wishes {
             availability: availability(request.availability)?,
             advertise_addr: request.advertise_addr.clone(),
@@ -138,20 +139,17 @@ impl Cluster {
     fn with_wishes(&self, record: Record, wishes: Wishes) -> anyhow::Result<Record> {
         let fresh = self.record(record.phase, record.role, &wishes)?;
         let kept = record.phase != Phase::Restored;
+        anyhow::ensure!(
+            !kept || [0, record.data_path_port.into()].contains(&wishes.data_path_port),
+            "the data path port of a cluster cannot be changed: it is {} on all nodes",
+            record.data_path_port
+        );
         let keep = |now: String, before: String| if now.is_empty() { before } else { now };
         let record = Record {
             advertise_wish: keep(wishes.advertise_addr, record.advertise_wish.clone()),
             data_path_wish: keep(wishes.data_path_addr, record.data_path_wish.clone()),
-            listen_addr: if kept && wishes.listen_addr.is_empty() {
-                record.listen_addr
-            } else {
-                fresh.listen_addr
-            },
-            data_path_port: if kept && wishes.data_path_port == 0 {
-                record.data_path_port
-            } else {
-                fresh.data_path_port
-            },
+            listen_wish: keep(wishes.listen_addr, record.listen_wish.clone()),
+            data_path_port: if kept { record.data_path_port } else { fresh.data_path_port },
             ..record
         };
         self.addressed(record)
@@ -189,32 +187,57 @@ impl Cluster {
         // Another address is tried while the manager still runs at the old one.
         let moved = self.look().record.is_some_and(|now| now.listen_addr != record.listen_addr);
         let early = if moved { Some(sockets::listen(record.listen_addr).await?) } else { None };
+        let before = self.look().record.context("this node has left")?;
+        let credentials = self.look().credentials.context("this node has no certificate")?;
         let serving = self.0.running.lock().await.manager.take();
         let serving = serving.context("the manager of this node does not run")?;
-        let credentials = self.look().credentials.context("this node has no certificate")?;
         self.0.gate.set(Behind::Pending);
         let vault = serving.vault.clone();
         serving.stop().await;
-        self.save(&record)?;
-        let config = self.manager_config(&record, &vault, &credentials);
-        let listener = match early {
-            Some(listener) => listener,
-            None => sockets::listen(record.listen_addr).await?,
+        let forced = async {
+            self.save(&record)?;
+            let listener = match early {
+                Some(listener) => listener,
+                None => sockets::listen(record.listen_addr).await?,
+            };
+            let config = self.manager_config(&record, &vault, &credentials);
+            let manager = Manager::force_new_cluster(config, self.join_request(&record)).await?;
+            anyhow::Ok((Arc::new(manager), listener))
         };
-        let node = self.join_request(&record);
-        let manager = match Manager::force_new_cluster(config.clone(), node).await {
-            Ok(manager) => Arc::new(manager),
-            Err(error) => {
-                // As it was: without the others, but no worse.
-                let manager = Arc::new(Manager::restart(config).await.context(error.to_string())?);
+        match forced.await {
+            Ok((manager, listener)) => {
                 self.serve(&manager, vault, listener, &credentials).await;
-                self.0.gate.set(Behind::Manager(manager.local_services()));
-                return Err(error.into());
+                self.when_let_in(&manager, async {}).await;
+                Ok(record)
             }
-        };
-        self.serve(&manager, vault, listener, &credentials).await;
-        self.when_let_in(&manager, async {}).await;
-        Ok(record)
+            Err(error) => {
+                if let Err(lost) = self.as_before(&before, vault, &credentials).await {
+                    // A daemon that starts anew tries again, or says what is wrong.
+                    self.end(&lost.context("the manager of this node cannot go on")).await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The manager again that a change stopped: without the others, maybe, but no worse.
+    async fn as_before(
+        &self,
+        record: &Record,
+        vault: Vault,
+        credentials: &Credentials,
+    ) -> anyhow::Result<()> {
+        if let Err(error) = self.save(record) {
+            // The next start goes by what is written.
+            warn!(%error, "the membership cannot be written down");
+            self.remember(record);
+        }
+        let listener = sockets::listen(record.listen_addr).await?;
+        let config = self.manager_config(record, &vault, credentials);
+        let manager = Arc::new(Manager::restart(config).await?);
+        self.serve(&manager, vault, listener, credentials).await;
+        self.0.gate.set(Behind::Manager(manager.local_services()));
+        Ok(())
     }
 
     /// What the command line tells: where others join now.

@@ -34,6 +34,11 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Between two tries of a daemon that goes on joining in the background.
 const RETRY_SLOW: Duration = Duration::from_secs(2);
 
+/// What `shoal join` says then.
+const LATE: &str = "Timeout was reached before node joined. The attempt to join the swarm will \
+     continue in the background. Use the \"shoal info\" command to see the current swarm status of \
+     your node.";
+
 /// What a newcomer holds ready.
 struct Ready {
     dataplane: Dataplane,
@@ -55,10 +60,11 @@ impl Cluster {
         token: &str,
         wishes: Wishes,
     ) -> anyhow::Result<Record> {
-        let _changing = self.change()?;
+        let _changing = self.change().await?;
         self.ensure_inactive()?;
         anyhow::ensure!(!addrs.is_empty(), "at least 1 RemoteAddr is required to join");
         let parsed = JoinToken::parse(token)?;
+        let late = tokio::time::Instant::now() + JOIN;
         let key = Key::from_seed(&rand::random());
         let record = Record {
             node_id: key.node_id(),
@@ -73,23 +79,28 @@ impl Cluster {
             self.save(&record)?;
             self.0.certificates.save_key(&key)?;
             self.0.gate.set(Behind::Pending);
-            let record = self.ask(record, &key, &parsed, Some(REACH)).await?;
-            self.enter(record, ready).await
+            let asked = self.ask(record.clone(), &key, &parsed, Some(REACH));
+            match tokio::time::timeout_at(late, asked).await {
+                Ok(asked) => Ok(Some(self.enter(asked?, ready).await?)),
+                Err(_late) => Ok(None),
+            }
         };
         let told = match joined.await {
-            Ok(told) => told,
+            Ok(Some(told)) => told,
+            Ok(None) => {
+                // One of them may have said yes to nobody: asked again, it says yes to the same
+                // node.
+                self.go_on_joining(record, None).await?;
+                anyhow::bail!(LATE);
+            }
             Err(error) => {
                 self.take_back().await;
                 return Err(error);
             }
         };
-        match tokio::time::timeout(JOIN, told).await {
+        match tokio::time::timeout_at(late, told).await {
             Ok(Ok(record)) => Ok(record),
-            _ => anyhow::bail!(
-                "Timeout was reached before node joined. The attempt to join the swarm will \
-                 continue in the background. Use the \"shoal info\" command to see the current \
-                 swarm status of your node."
-            ),
+            _ => anyhow::bail!(LATE),
         }
     }
 

@@ -74,7 +74,7 @@ impl Cluster {
     /// # Errors
     /// There is none to leave, or this node is a manager and `force` was not given.
     pub async fn leave(&self, force: bool) -> anyhow::Result<()> {
-        let _changing = self.change()?;
+        let _changing = self.change().await?;
         let seen = self.look();
         let Some(record) = seen.record else { anyhow::bail!("This node is not part of a swarm") };
         if seen.locked && !force {

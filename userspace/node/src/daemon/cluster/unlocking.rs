@@ -72,7 +72,7 @@ impl Cluster {
     /// # Errors
     /// It is not locked, or the key is another; or what comes then fails.
     pub async fn unlock(&self, key: &str) -> anyhow::Result<()> {
-        let _changing = self.change()?;
+        let _changing = self.change().await?;
         let record = {
             let seen = self.seen();
             seen.record.clone().filter(|_| seen.locked)
