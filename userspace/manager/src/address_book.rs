@@ -2,7 +2,8 @@
 //!
 //! A manager whose address changed says so itself, see [`crate::announce`]: without a leader nobody
 //! could write it into the membership. A later start of a manager outranks an earlier one by its
-//! generation, and a later membership outranks what was announced over the one before it.
+//! generation, and a later membership outranks what was announced over the one before it. What a
+//! manager says of itself outranks what others say of it: nobody can hide another for good.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,8 @@ struct Announced {
     address: ManagerAddress,
     /// What the membership said when it was announced.
     over: Option<String>,
+    /// By itself, not by another manager.
+    first_hand: bool,
 }
 
 impl AddressBook {
@@ -58,17 +61,33 @@ impl AddressBook {
         pages.members = members;
     }
 
-    /// Takes an announcement in; `false` when it is no news.
+    /// Takes in what a manager says of itself; `false` when it is no news. A node has one Raft id.
     pub fn take(&self, address: ManagerAddress) -> bool {
+        let node_id = &address.node_id;
+        let is_another = |id: &u64, known: &Announced| {
+            *id == address.raft_id || node_id.is_empty() || known.address.node_id != *node_id
+        };
+        self.pages.lock().announced.retain(|id, known| is_another(id, known));
+        self.note(address, true)
+    }
+
+    /// Takes in what a manager says of another one; `false` when it is no news.
+    pub fn hear(&self, address: ManagerAddress) -> bool {
+        self.note(address, false)
+    }
+
+    fn note(&self, address: ManagerAddress, first_hand: bool) -> bool {
         let mut pages = self.pages.lock();
         let known = pages.announced.get(&address.raft_id);
-        let newer = known.is_none_or(|known| known.address.generation < address.generation);
+        let newer = known.is_none_or(|known| {
+            known.address.generation < address.generation || (first_hand && !known.first_hand)
+        });
         let full = known.is_none() && pages.announced.len() >= KEPT;
         if !newer || full || address.raft_id == self.own.raft_id || address.addr.is_empty() {
             return false;
         }
         let over = pages.members.get(&address.raft_id).cloned();
-        pages.announced.insert(address.raft_id, Announced { address, over });
+        pages.announced.insert(address.raft_id, Announced { address, over, first_hand });
         true
     }
 
@@ -169,6 +188,25 @@ mod tests {
         assert_eq!(book.all().len(), 3);
         book.set_members(members(&[(1, "old:1")]));
         assert_eq!(book.moved(), [address(1, "a:1", 9)], "it moved itself");
+    }
+
+    #[test]
+    fn a_manager_that_was_hidden_by_another_comes_back_by_its_own_word() {
+        let book = book();
+        assert!(book.take(address(2, "b:2", 5)));
+        assert!(book.hear(address(2, "nowhere:1", u64::MAX)), "others may be the first to know");
+        assert!(book.take(address(2, "b:2", 5)));
+        assert_eq!(book.addr(2).as_deref(), Some("b:2"));
+        assert!(!book.hear(address(2, "b:1", 4)));
+    }
+
+    #[test]
+    fn a_node_that_announces_many_ids_has_the_last_one() {
+        let book = book();
+        for id in 10..2_000 {
+            book.take(ManagerAddress { node_id: "forger".into(), ..address(id, "x:1", 1) });
+        }
+        assert_eq!(book.all().len(), 3 + 1);
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Announcer {
         match answer.await {
             Ok(Ok(managers)) => {
                 for address in managers {
-                    self.book.take(address);
+                    self.book.hear(address);
                 }
             }
             Ok(Err(failure)) => debug!(addr, %failure, "no manager there"),
