@@ -140,6 +140,10 @@ impl Session {
                     sleep(refused.next_delay()).await;
                     continue;
                 }
+                // The connection has outlived a certificate; all else is well there.
+                Ended::Refused(status) if status.code() == Code::Unauthenticated => {
+                    self.managers.prefer(addr);
+                }
                 _ => {}
             }
             redirects = 0;

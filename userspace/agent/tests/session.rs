@@ -46,6 +46,22 @@ async fn the_agent_goes_on_with_a_manager_that_it_learnt_of() {
 }
 
 #[tokio::test]
+async fn a_connection_that_outlived_its_certificate_is_made_anew_to_the_same_manager() {
+    let (node, first, second) = (Node::new(), Manager::start().await, Manager::start().await);
+    first.state.lock().managers = vec![first.addr.clone(), second.addr.clone()];
+    let agent = node.agent(&[&first.addr]);
+    first.held(1).await;
+    {
+        let mut state = first.state.lock();
+        (state.stale, state.heartbeat_ms) = (true, 10);
+        state.heartbeats.clear();
+    }
+    first.held(1).await;
+    assert_eq!((first.state.lock().requests.len(), second.state.lock().requests.len()), (2, 0));
+    assert_eq!(*agent.refused().borrow(), None, "nobody refuses the node");
+}
+
+#[tokio::test]
 async fn a_manager_that_falls_silent_is_left_for_another_before_the_node_counts_as_down() {
     let (node, first, second) = (Node::new(), Manager::start().await, Manager::start().await);
     second.state.lock().index = 9;

@@ -49,6 +49,8 @@ pub struct State {
     pub issuers: Vec<String>,
     /// Every status that arrived, by task.
     pub statuses: BTreeMap<String, Vec<TaskStatus>>,
+    /// The connections have outlived a certificate: refuses one heartbeat.
+    pub stale: bool,
     /// How many reports are to fail.
     pub refused_reports: usize,
     pub heartbeat_ms: u64,
@@ -219,6 +221,9 @@ impl Dispatcher for Service {
     ) -> Result<Response<HeartbeatResponse>, Status> {
         let request = request.into_inner();
         let mut state = self.0.lock();
+        if std::mem::take(&mut state.stale) {
+            return Err(Status::unauthenticated("connect anew"));
+        }
         state.check(&request.session_id)?;
         state.heartbeats.push((request.session_id, request.held_index));
         state.issuers.push(request.issuer_digest);
