@@ -3,7 +3,7 @@
 //! Half a minute by default. `SHOAL_SOAK_SECONDS=300 cargo test -p shoal-tests --test e2e_soak` is a
 //! long one (nextest would end it as hung), `SHOAL_SEED` chooses the kills.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +42,8 @@ struct User<'a> {
     number: u64,
     chance: IdSource,
     known: Known,
+    /// Not found when it was asked for last.
+    given_up: BTreeSet<String>,
     acknowledged: usize,
     failed: usize,
 }
@@ -57,7 +59,12 @@ impl User<'_> {
     }
 
     fn act(&mut self, round: u64) {
-        let own: Vec<String> = self.known.keys().cloned().collect();
+        let there = |states: &[Option<u64>]| states.iter().any(Option::is_some);
+        let own = self
+            .known
+            .iter()
+            .filter(|(name, states)| there(states) && !self.given_up.contains(*name));
+        let own: Vec<String> = own.map(|(name, _)| name.clone()).collect();
         let some = |chance: &mut IdSource| {
             let at = usize::try_from(chance.next_u64() % own.len().max(1) as u64).unwrap_or(0);
             own.get(at).cloned()
@@ -93,6 +100,11 @@ impl User<'_> {
         } else if text.contains("Cannot connect to the Shoal daemon") {
             // Nobody heard it.
             before
+        } else if text.contains("not found") || text.contains("no such") {
+            // Gone, or not there yet: what was not confirmed may still be stored later.
+            assert!(before.contains(&None), "{name} was acknowledged and is not found");
+            self.given_up.insert(name.to_owned());
+            before
         } else {
             self.failed += 1;
             let mut after = before;
@@ -101,12 +113,7 @@ impl User<'_> {
             }
             after
         };
-        // A name is used once, so one that is surely gone needs no more thought.
-        if after == [None] && !output.status.success() {
-            self.known.remove(name);
-        } else {
-            self.known.insert(name.to_owned(), after);
-        }
+        self.known.insert(name.to_owned(), after);
     }
 }
 
@@ -162,7 +169,9 @@ fn soak(cluster: &Cluster, seed: u64, mut disturb: impl FnMut(&mut IdSource) -> 
             .map(|number| {
                 let chance = IdSource::new(seed ^ (number << 32));
                 let known = Known::new();
-                let user = User { cluster, number, chance, known, acknowledged: 0, failed: 0 };
+                let given_up = BTreeSet::new();
+                let (acknowledged, failed) = (0, 0);
+                let user = User { cluster, number, chance, known, given_up, acknowledged, failed };
                 let stop = &stop;
                 scope.spawn(move || user.run(stop))
             })
