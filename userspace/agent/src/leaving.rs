@@ -12,11 +12,12 @@ use tokio::time::timeout;
 use crate::disk::TaskFiles;
 use crate::executor::native::{Native, Options};
 use crate::executor::{Controller, Executor, ExecutorError, Standing};
+use crate::worker::KILL;
 use crate::{MANAGERS, StartError, TASKS};
 
 /// Removes the tasks of a node whose agent does not run, and what the agent keeps on disk, as
 /// [`Agent::remove_all`](crate::Agent::remove_all) does: each task is asked to stop and has its
-/// grace period. What a data plane holds of them goes with the data plane.
+/// grace period; one that cannot be killed is left. What a data plane holds of them goes with the data plane.
 ///
 /// * `state_dir`, `cgroup_root` - as in [`Config`](crate::Config).
 ///
@@ -41,8 +42,15 @@ pub async fn remove_tasks(
         for task in tasks(&tasks_dir).map_err(error)? {
             let controller = native.controller(&task);
             stopping.spawn(async move {
-                if let Err(error) = remove(controller, &task).await {
-                    tracing::warn!(task.id = %task.id, %error, "the task is not cleaned up");
+                let grace = task.spec.clone().unwrap_or_default().stop_grace_period();
+                match timeout(grace + KILL, remove(controller, &task)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(task.id = %task.id, %error, "the task is not cleaned up");
+                    }
+                    Err(_late) => {
+                        tracing::warn!(task.id = %task.id, "the task does not end and stays");
+                    }
                 }
             });
         }

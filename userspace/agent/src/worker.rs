@@ -3,11 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shoal_api::assignment_change::Item;
 use shoal_api::{Assignments, AssignmentsType, Task, TaskState, TaskStatus};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::executor::Executor;
 use crate::kernel::Kernel;
@@ -15,6 +17,9 @@ use crate::task::{Goal, Sinks, TaskLoop};
 
 /// Longest id that becomes a folder's and a cgroup's name.
 const ID_LENGTH: usize = 64;
+/// How long a task may take to be gone once it is killed: a node must be able to leave although one
+/// cannot be.
+pub(crate) const KILL: Duration = Duration::from_secs(20);
 
 /// All tasks of the node. Dropping it ends their loops and leaves the tasks running.
 pub(crate) struct Worker {
@@ -66,12 +71,26 @@ impl Worker {
         }
     }
 
-    /// Stops all tasks, each in its grace period, and removes all that is of them.
+    /// Stops all tasks, each in its grace period, and removes all that is of them. What cannot be
+    /// killed, as a process that waits for a dead disk, stays.
     pub(crate) async fn remove_all(&mut self) {
+        self.remove_within(KILL).await;
+    }
+
+    async fn remove_within(&mut self, kill: Duration) {
+        let tasks = self.sinks.files.load().unwrap_or_default();
+        let grace =
+            tasks.iter().filter_map(|(task, _)| Some(task.spec.as_ref()?.stop_grace_period()));
+        let limit = grace.max().unwrap_or_default() + kill;
         for goal in self.goals.values() {
             goal.send_replace(Goal::Remove);
         }
-        while self.loops.join_next().await.is_some() {}
+        let all = async { while self.loops.join_next().await.is_some() {} };
+        if timeout(limit, all).await.is_err() {
+            let tasks = self.loops.len();
+            tracing::warn!(tasks, "tasks do not end; what is left of them stays");
+            self.loops.shutdown().await;
+        }
         self.goals.clear();
     }
 
@@ -139,7 +158,104 @@ pub(crate) fn usable_id(id: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::{BorrowedFd, OwnedFd};
+
+    use async_trait::async_trait;
+    use shoal_routing::{Lower, Plan, TaskLink, TaskPort};
+
     use super::*;
+    use crate::disk::TaskFiles;
+    use crate::executor::{Controller, ExecutorError, Exit, Standing};
+    use crate::kernel::Counters;
+    use crate::reporter::Reporter;
+
+    /// Its tasks run and cannot be killed.
+    struct Undying;
+
+    impl Executor for Undying {
+        fn controller(&self, _: &Task) -> Box<dyn Controller> {
+            Box::new(Self)
+        }
+    }
+
+    #[async_trait]
+    impl Controller for Undying {
+        async fn inspect(&mut self) -> Result<Standing, ExecutorError> {
+            Ok(Standing::Running { pid: 1 })
+        }
+        async fn prepare(&mut self) -> Result<(), ExecutorError> {
+            Ok(())
+        }
+        async fn netns(&mut self) -> Result<OwnedFd, ExecutorError> {
+            Err(ExecutorError("none".into()))
+        }
+        async fn start(&mut self) -> Result<u32, ExecutorError> {
+            Ok(1)
+        }
+        async fn wait(&mut self) -> Result<Exit, ExecutorError> {
+            std::future::pending().await
+        }
+        async fn shutdown(&mut self) -> Result<(), ExecutorError> {
+            Ok(())
+        }
+        async fn terminate(&mut self) -> Result<(), ExecutorError> {
+            Ok(())
+        }
+        async fn remove(&mut self) -> Result<(), ExecutorError> {
+            Ok(())
+        }
+    }
+
+    struct NoKernel;
+
+    impl Lower for NoKernel {
+        type Error = std::convert::Infallible;
+
+        async fn apply(&mut self, _: &Plan) -> Result<usize, Self::Error> {
+            Ok(0)
+        }
+        async fn resync(&mut self) -> Result<usize, Self::Error> {
+            Ok(0)
+        }
+        async fn attach(
+            &mut self,
+            _: &TaskLink,
+            _: BorrowedFd<'_>,
+        ) -> Result<TaskPort, Self::Error> {
+            Ok(TaskPort { ifindex: 1, host_mac: [0; 6] })
+        }
+        async fn detach(&mut self, _: &str) -> Result<(), Self::Error> {
+            Ok(())
+        }
+        fn counters(&self) -> Result<Counters, Self::Error> {
+            Ok(Counters::new())
+        }
+        fn choices(&self) -> Vec<(String, String)> {
+            Vec::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_task_that_cannot_be_killed_does_not_keep_its_node_from_leaving() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = TaskFiles::open(dir.path().to_owned()).unwrap();
+        let sinks = Sinks { files, reporter: Reporter::default() };
+        let kernel = Kernel::start(NoKernel, "n".into());
+        let mut worker = Worker::new(Arc::new(Undying), kernel, sinks);
+        let mut task = Task { id: "t".into(), ..Task::default() };
+        task.spec = Some(shoal_api::TaskSpec {
+            container: Some(shoal_api::ContainerSpec {
+                stop_grace_period_ns: Some(300_000_000),
+                ..shoal_api::ContainerSpec::default()
+            }),
+            ..shoal_api::TaskSpec::default()
+        });
+        worker.put(&task);
+        let begun = std::time::Instant::now();
+        let removing = worker.remove_within(Duration::from_millis(100));
+        timeout(Duration::from_secs(20), removing).await.expect("a node can leave");
+        assert!(begun.elapsed() >= Duration::from_millis(400), "the task has its grace period");
+    }
 
     #[test]
     fn an_id_that_could_leave_its_folder_is_refused() {
