@@ -96,9 +96,8 @@ pub fn routes(shared: &Arc<Shared>) -> Routes {
         .max_encoding_message_size(MAX_MESSAGE);
     let control = ControlServer::new(control::ControlRpc(shared.clone()))
         .max_encoding_message_size(MAX_MESSAGE);
-    // A node reports a thousand tasks at a time, each with what it has to say.
-    let dispatcher = DispatcherServer::new(dispatcher::DispatcherRpc(shared.clone()))
-        .max_decoding_message_size(MAX_MESSAGE);
+    // An agent's largest report fits in gRPC's usual 4 MiB; what a worker may send is held in memory.
+    let dispatcher = DispatcherServer::new(dispatcher::DispatcherRpc(shared.clone()));
     Routes::new(raft)
         .add_service(control)
         .add_service(dispatcher)

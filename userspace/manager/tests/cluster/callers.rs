@@ -8,7 +8,8 @@ use shoal_api::leader_client::LeaderClient;
 use shoal_api::raft_client::RaftClient;
 use shoal_api::{
     AnnounceRequest, Caller, CreateServiceRequest, ForwardRequest, GetUnlockKeyRequest,
-    ManagerAddress, RaftMessage, RenewWrite, Write, write,
+    ManagerAddress, RaftMessage, RenewWrite, TaskStatusUpdate, UpdateTaskStatusRequest, Write,
+    write,
 };
 use shoal_api::{
     Node, NodeRole, NodeSpec, RemoveNodeRequest, SessionRequest, UpdateNodeRequest, WatchRequest,
@@ -313,4 +314,19 @@ async fn an_open_connection_ends_with_its_certificate() {
     .await;
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
     assert!(refused.message().contains("has expired"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_cannot_send_more_than_an_agent_ever_does() {
+    let cluster = Cluster::start(1).await;
+    let worker = cluster.worker(8).await;
+    let dispatcher = worker.dispatcher(&cluster.hosts[0]);
+    let report = |bytes: usize| {
+        let updates = vec![TaskStatusUpdate { task_id: "t".repeat(bytes), status: None }];
+        let request = UpdateTaskStatusRequest { session_id: "s".into(), updates };
+        let mut dispatcher = dispatcher.clone();
+        async move { dispatcher.update_task_status(request).await.unwrap_err().code() }
+    };
+    assert_eq!(report(3 << 20).await, Code::FailedPrecondition, "no such session, yet it was read");
+    assert_eq!(report(5 << 20).await, Code::OutOfRange);
 }
