@@ -10,7 +10,7 @@ use std::ops::Deref;
 use prost::Message;
 use shoal_api::id::IdSource;
 use shoal_api::time::Timestamp;
-use shoal_api::{Batch, Change, Kind, Object, Removal, Task, change};
+use shoal_api::{Batch, Change, Cluster, Kind, Object, Removal, Task, change};
 
 use crate::store::Store;
 
@@ -133,9 +133,17 @@ impl<'a> Draft<'a> {
     }
 
     /// The net difference to what is committed; `None` when there is none.
+    ///
+    /// A batch that only takes away would leave no trace of its time, and the next leader's clock
+    /// starts from the newest that the store has: such a batch writes the cluster's object once more.
     pub(crate) fn batch(&self) -> Option<Batch> {
         let changes = self.touched.keys().filter_map(|(kind, id)| self.change(*kind, id));
-        let changes: Vec<_> = changes.collect();
+        let mut changes: Vec<_> = changes.collect();
+        let is_removal = |change: &Change| matches!(change.change, Some(change::Change::Remove(_)));
+        if !changes.is_empty() && changes.iter().all(is_removal) {
+            let cluster = self.base.cluster().map(|cluster| Cluster::clone(cluster).into());
+            changes.extend(cluster.map(|it| Change { change: Some(change::Change::Put(it)) }));
+        }
         (!changes.is_empty()).then(|| Batch { changes, now_ns: self.now.nanos() })
     }
 

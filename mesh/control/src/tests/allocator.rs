@@ -105,6 +105,20 @@ fn a_tasks_end_is_known_to_every_node_before_its_address_goes_on() {
 }
 
 #[test]
+fn a_batch_that_only_takes_away_leaves_its_time_behind() {
+    let mut bed = Bed::new(1);
+    bed.create(spec("web", 1, &[])).unwrap();
+    bed.run_all("web");
+    bed.pass(Duration::from_secs(1));
+    bed.remove("web").unwrap();
+    bed.report(&bed.all("web")[0].clone(), TaskState::Shutdown);
+    bed.now = bed.now + Duration::from_secs(1);
+    bed.acknowledge(&["n1".to_owned()]);
+    assert_eq!(bed.store.tasks().count(), 0);
+    assert_eq!(bed.cluster().meta.unwrap().updated_at_ns, bed.now.nanos());
+}
+
+#[test]
 fn a_node_that_never_forgets_holds_nothing_up_for_ever() {
     let mut bed = Bed::new(2);
     bed.create(spec("web", 1, &[])).unwrap();
