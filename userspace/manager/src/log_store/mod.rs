@@ -5,7 +5,8 @@
 //! committed index rides on the next flush: losing it costs a restarted manager only a replay.
 //!
 //! A disk that refuses a write (full, most often) does not end Raft: the writer re-opens the file
-//! and tries the same group again until it is stored, and nothing is acknowledged meanwhile.
+//! and tries the same group again until it is stored, and nothing is acknowledged meanwhile. After
+//! a flush that failed it writes the file anew from memory.
 //!
 //! Every record is sealed by the vault, with its table and index in the associated data. Only the
 //! version of the format stands open, so that another one is named. The log says whose it is: a
@@ -13,11 +14,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::fs::OpenOptions;
 use std::io;
 use std::ops::{Bound, RangeBounds};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -29,12 +28,14 @@ use prost::Message;
 use redb::Database;
 use tokio::sync::{oneshot, watch};
 
+use self::place::{OsPlace, Place};
 use self::writer::Writer;
 use crate::files::{Disk, Os};
 use crate::identity::Identity;
 use crate::types::{Entry, LogId, TypeConfig, Vote, encode};
 use crate::vault::Vault;
 
+mod place;
 mod writer;
 
 const VOTE: &str = "vote";
@@ -50,9 +51,6 @@ pub const VERSION: u32 = 1;
 /// Bytes of entries that go to a follower in one message: a small part of what a message may hold,
 /// and stored well within the time that a follower has.
 const PAYLOAD: usize = 4 << 20;
-
-/// Opens the database; tests put a failing disk behind it.
-pub type Opener = Box<dyn Fn() -> Result<Database, redb::Error> + Send>;
 
 /// The log of one manager. Clones share it.
 #[derive(Clone)]
@@ -158,10 +156,7 @@ impl LogStore {
     /// # Errors
     /// The disk refused.
     pub fn create(path: &Path, vault: &Vault, beginning: &Beginning) -> Result<(), OpenError> {
-        Os.remove(path)?;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create_new(true).mode(0o600);
-        let database = Database::builder().create_file(options.open(path)?);
+        let database = Database::builder().create_file(place::make(path)?);
         let database = database.map_err(redb::Error::from)?;
         let writes = [Write::Restart(Box::new(beginning.clone()))];
         writer::commit(&database, vault, None, &writes)?;
@@ -176,8 +171,7 @@ impl LogStore {
     /// The file cannot be opened, is in use by another process, or holds what this release cannot
     /// read.
     pub fn open(path: &Path, vault: &Vault, owner: &Identity) -> Result<Self, OpenError> {
-        let path: PathBuf = path.into();
-        Self::open_with(Box::new(move || Ok(Database::open(&path)?)), vault, owner)
+        Self::open_with(Box::new(OsPlace::new(path)), vault, owner)
     }
 
     /// Reads all of the log at `path`, and leaves it as it is but for a repair after a crash.
@@ -190,16 +184,27 @@ impl LogStore {
         Ok(Contents { entries: entries.into_values().collect(), vote, purged })
     }
 
-    /// Opens the log in whatever `opener` gives.
+    /// Opens the log that lies there.
     ///
     /// # Errors
     /// As [`LogStore::open`].
-    pub fn open_with(opener: Opener, vault: &Vault, owner: &Identity) -> Result<Self, OpenError> {
-        let database = opener()?;
+    fn open_with(
+        place: Box<dyn Place>,
+        vault: &Vault,
+        owner: &Identity,
+    ) -> Result<Self, OpenError> {
+        let database = place.open()?;
         let memory = Arc::new(Mutex::new(writer::load(&database, vault, owner)?));
         let (writer, commands) = mpsc::channel();
         let (trouble, trouble_seen) = watch::channel(None);
-        let thread = Writer::new(opener, database, memory.clone(), vault.clone(), trouble);
+        let thread = Writer {
+            place,
+            database: Some(database),
+            memory: memory.clone(),
+            vault: vault.clone(),
+            owner: owner.clone(),
+            trouble,
+        };
         thread::Builder::new().name("raft-log".into()).spawn(move || thread.run(&commands))?;
         Ok(Self { memory, writer, trouble: trouble_seen })
     }
@@ -280,9 +285,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        self.call(vec![Write::Meta(VOTE, encode(vote)?)]).await?;
+        // First, so that a file that is written anew from memory never forgets one that was kept.
         self.memory.lock().vote = Some(*vote);
-        Ok(())
+        self.call(vec![Write::Meta(VOTE, encode(vote)?)]).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {

@@ -1,5 +1,7 @@
 //! The log against openraft's own suite, restarts, and a disk that is full.
 
+use std::fs::OpenOptions;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::entry::RaftEntry;
@@ -179,20 +181,35 @@ impl StorageBackend for Disk {
     }
 }
 
+struct FullPlace {
+    path: PathBuf,
+    full: Arc<AtomicBool>,
+}
+
+impl Place for FullPlace {
+    fn open(&self) -> Result<Database, redb::Error> {
+        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        let disk = Disk { file: FileBackend::new(file)?, full: self.full.clone() };
+        Ok(Database::builder().create_with_backend(disk)?)
+    }
+    fn fresh(&self) -> Result<Database, redb::Error> {
+        unreachable!("a full disk is no reason to write all anew")
+    }
+    fn replace(&self) -> io::Result<()> {
+        unreachable!("a full disk is no reason to write all anew")
+    }
+    fn is_doubtful(&self) -> bool {
+        false
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_delays_writes_and_loses_none() {
     let folder = tempfile::tempdir().unwrap();
     let (path, vault) = new(&folder);
     let full = Arc::new(AtomicBool::new(false));
-    let (disk_path, disk_full) = (path.clone(), full.clone());
-    let opener = move || {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let file = FileBackend::new(options.open(&disk_path)?)?;
-        let disk = Disk { file, full: disk_full.clone() };
-        Ok(Database::builder().create_with_backend(disk)?)
-    };
-    let mut log = LogStore::open_with(Box::new(opener), &vault, &owner()).unwrap();
+    let place = FullPlace { path: path.clone(), full: full.clone() };
+    let mut log = LogStore::open_with(Box::new(place), &vault, &owner()).unwrap();
     log.blocking_append((1..=3).map(blank)).await.unwrap();
 
     full.store(true, Ordering::SeqCst);

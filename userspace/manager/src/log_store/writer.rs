@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::{
-    Beginning, COMMITTED, Command, FORMAT, Memory, OWNER, OpenError, Opener, PURGED, VERSION, VOTE,
+    Beginning, COMMITTED, Command, FORMAT, Memory, OWNER, OpenError, PURGED, Place, VERSION, VOTE,
     Waiter, Write, stopped,
 };
 use crate::identity::Identity;
@@ -33,25 +33,17 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// The thread that owns the file.
 pub(super) struct Writer {
-    opener: Opener,
+    pub(super) place: Box<dyn Place>,
     /// `None` after a failure: redb wants the file opened anew, which undoes a half-made commit.
-    database: Option<Database>,
-    memory: Arc<Mutex<Memory>>,
-    vault: Vault,
-    trouble: watch::Sender<Option<String>>,
+    pub(super) database: Option<Database>,
+    /// Holds all that the file holds, and what waits to be written.
+    pub(super) memory: Arc<Mutex<Memory>>,
+    pub(super) vault: Vault,
+    pub(super) owner: Identity,
+    pub(super) trouble: watch::Sender<Option<String>>,
 }
 
 impl Writer {
-    pub(super) fn new(
-        opener: Opener,
-        database: Database,
-        memory: Arc<Mutex<Memory>>,
-        vault: Vault,
-        trouble: watch::Sender<Option<String>>,
-    ) -> Self {
-        Self { opener, database: Some(database), memory, vault, trouble }
-    }
-
     /// Until the last [`LogStore`](super::LogStore) is dropped.
     pub(super) fn run(mut self, commands: &mpsc::Receiver<Command>) {
         while let Ok(first) = commands.recv() {
@@ -94,7 +86,6 @@ impl Writer {
                     if self.trouble.send_replace(Some(text.clone())).is_none() {
                         error!(error = text, "cannot write the Raft log; free some disk space");
                     }
-                    self.database = None;
                 }
             }
             if Arc::strong_count(&self.memory) == 1 {
@@ -104,13 +95,44 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, writes: &[Write]) -> Result<(), redb::Error> {
+    /// Tries once.
+    pub(super) fn commit(&mut self, writes: &[Write]) -> Result<(), redb::Error> {
+        let stored = self.try_commit(writes);
+        if stored.is_err() {
+            self.database = None;
+        }
+        stored
+    }
+
+    fn try_commit(&mut self, writes: &[Write]) -> Result<(), redb::Error> {
+        if self.database.is_none() && self.place.is_doubtful() {
+            self.renew()?;
+            info!("the Raft log was written anew after a flush that failed");
+        }
         let database = match &mut self.database {
             Some(database) => database,
-            closed => closed.insert((self.opener)()?),
+            closed => closed.insert(self.place.open()?),
         };
         let committed = self.memory.lock().committed;
         commit(database, &self.vault, committed, writes)
+    }
+
+    /// Writes the file anew. Memory may hold more than was acknowledged; what waits comes again.
+    fn renew(&self) -> Result<(), redb::Error> {
+        let (beginning, entries, committed) = {
+            let memory = self.memory.lock();
+            let Memory { vote, purged, committed, .. } = *memory;
+            let entries: Vec<Entry> = memory.entries.values().cloned().collect();
+            (Beginning { owner: self.owner.clone(), purged, vote }, entries, committed)
+        };
+        let rows = entries.iter().map(|entry| Ok((entry.log_id.index, encode(entry)?)));
+        let rows = rows.collect::<io::Result<_>>()?;
+        let writes = [Write::Restart(Box::new(beginning)), Write::Entries(rows)];
+        let database = self.place.fresh()?;
+        commit(&database, &self.vault, None, &writes)?;
+        commit(&database, &self.vault, committed, &[])?;
+        drop(database);
+        Ok(self.place.replace()?)
     }
 }
 
@@ -245,7 +267,11 @@ pub(super) fn load(
         entries.get(&committed.index).is_some_and(|entry| entry.log_id == *committed)
     });
     let vote = decode_some(VOTE, vote, unsealed)?;
-    let purged = decode_some(PURGED, purged, unsealed)?;
+    let purged: Option<LogId> = decode_some(PURGED, purged, unsealed)?;
+    if let Some(purged) = purged {
+        // A file that was written anew may hold some that were to go next.
+        entries = entries.split_off(&(purged.index + 1));
+    }
     Ok(Memory { entries, vote, purged, committed })
 }
 

@@ -8,7 +8,7 @@ use shoal_manager::{Manager, NewCluster, Vault, VaultError, vault_is_locked};
 
 use crate::harness::{Cluster, Host, eventually};
 
-async fn update(host: &Host, change: impl Fn(&mut UpdateClusterRequest)) -> Object {
+pub async fn update(host: &Host, change: impl Fn(&mut UpdateClusterRequest)) -> Object {
     eventually("the cluster is updated", || async {
         let cluster = host.cluster().await;
         let mut request = UpdateClusterRequest {
@@ -22,17 +22,17 @@ async fn update(host: &Host, change: impl Fn(&mut UpdateClusterRequest)) -> Obje
     .await
 }
 
-async fn unlock_key(host: &Host) -> Option<UnlockKey> {
+pub async fn unlock_key(host: &Host) -> Option<UnlockKey> {
     let response = host.control().get_unlock_key(GetUnlockKeyRequest {}).await.unwrap();
     UnlockKey::parse(&response.into_inner().unlock_key).ok()
 }
 
-fn autolock(on: bool) -> impl Fn(&mut UpdateClusterRequest) {
+pub fn autolock(on: bool) -> impl Fn(&mut UpdateClusterRequest) {
     move |request| request.spec.get_or_insert_default().autolock = on
 }
 
 /// The vault on the host's disk opens with this key, and holds no older data key any more.
-async fn is_locked_by(host: &Host, key: Option<&UnlockKey>) {
+pub async fn is_locked_by(host: &Host, key: Option<&UnlockKey>) {
     eventually("the vault has the new lock and only the new data key", || async {
         let vault = Vault::open(&host.state_dir(), key).ok()?;
         (vault_is_locked(&host.state_dir()).ok()? == key.is_some() && !vault.has_old_keys())
