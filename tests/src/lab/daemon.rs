@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 
 use super::{Lab, checked, sweep::is_alive, wait_for};
@@ -57,7 +58,8 @@ impl Lab {
         let mut child = self
             .inside(host, || command.spawn())?
             .with_context(|| format!("cannot start the daemon of {host}"))?;
-        fs::write(self.pid_file(host), format!("{}\n", child.id()))?;
+        let pid = i32::try_from(child.id()).context("a process id is an int")?;
+        fs::write(self.pid_file(host), format!("{pid}\n"))?;
         // Whoever starts a daemon must also reap it, or it stays a zombie once it is killed.
         let ended = Arc::new(AtomicBool::new(false));
         let mark = Arc::clone(&ended);
@@ -70,7 +72,10 @@ impl Lab {
             if connected.is_err() && ended.load(Ordering::Relaxed) {
                 return Ok(Err(anyhow::anyhow!("the daemon of {host} ended before it answered")));
             }
-            Ok(connected.map(drop).map(Ok)?)
+            // A killed daemon's socket may take connections until its last thread is gone.
+            let listener = getsockopt(&connected?, PeerCredentials)?.pid();
+            ensure!(listener == pid, "process {listener} answers, not {pid}");
+            Ok(Ok(()))
         })
         .and_then(|answered| answered)
         .map_err(|error| anyhow::anyhow!("{error:#}; {}", self.log_tail(host)))
