@@ -6,34 +6,32 @@
 //!
 //! Source: `SwarmKit`, ca/config.go, `GenerateJoinToken`.
 
+/// What every token begins with.
+pub const PREFIX: &str = "SWMTKN-1-";
 /// Characters of a digest in base 36: 36^50 is over 2^256.
-const DIGEST_LENGTH: usize = 50;
+pub const DIGEST_LENGTH: usize = 50;
 
 /// The token of a root, by the hex of its digest, and a secret as it stands in a token. `None` where
 /// the digest is not one.
 #[must_use]
 pub fn compose(root_digest_hex: &str, secret: &str) -> Option<String> {
-    Some(format!("SWMTKN-1-{}-{secret}", digest_text(root_digest_hex)?))
+    Some(format!("{PREFIX}{}-{secret}", digest_text(&from_hex(root_digest_hex)?)))
 }
 
 /// The secret's part of a token's text. `None` where it is not a token.
 #[must_use]
 pub fn secret_of(token: &str) -> Option<&str> {
-    let mut parts = token.strip_prefix("SWMTKN-1-")?.split('-');
+    let mut parts = token.strip_prefix(PREFIX)?.split('-');
     let (_digest, secret) = (parts.next()?, parts.next()?);
     parts.next().is_none().then_some(secret)
 }
 
-/// 32 bytes in hex as one number in base 36, padded with zeros.
-fn digest_text(hex: &str) -> Option<String> {
+/// A digest as it stands in a token: one number in base 36, big-endian as Go's `big.Int` writes it,
+/// with zeros in front.
+#[must_use]
+pub fn digest_text(digest: &[u8; 32]) -> String {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(32);
-    for at in (0..64).step_by(2) {
-        bytes.push(u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?);
-    }
+    let mut bytes = *digest;
     let mut text = [b'0'; DIGEST_LENGTH];
     for digit in text.iter_mut().rev() {
         // Long division by 36, byte by byte.
@@ -45,7 +43,18 @@ fn digest_text(hex: &str) -> Option<String> {
         }
         *digit = DIGITS[rest];
     }
-    Some(text.iter().copied().map(char::from).collect())
+    text.iter().copied().map(char::from).collect()
+}
+
+fn from_hex(hex: &str) -> Option<[u8; 32]> {
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(at * 2..at * 2 + 2)?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]

@@ -6,11 +6,10 @@
 
 use std::fmt;
 
+use shoal_api::token::{DIGEST_LENGTH, PREFIX, digest_text};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-const PREFIX: &str = "SWMTKN-1-";
-const DIGEST_LENGTH: usize = 50;
 const SECRET_LENGTH: usize = shoal_api::id::ID_LENGTH;
 
 /// The text is not a join token.
@@ -60,14 +59,14 @@ impl JoinToken {
 /// What an operator copies.
 impl fmt::Display for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}-{}", to_base36(&self.root_digest), *self.secret)
+        write!(f, "{PREFIX}{}-{}", digest_text(&self.root_digest), *self.secret)
     }
 }
 
 /// Without the secret.
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JoinToken({}-…)", to_base36(&self.root_digest))
+        write!(f, "JoinToken({}-…)", digest_text(&self.root_digest))
     }
 }
 
@@ -75,24 +74,6 @@ impl fmt::Debug for JoinToken {
 #[must_use]
 pub fn secret_text(secret: &[u8; 16]) -> String {
     shoal_api::id::from_bits(u128::from_be_bytes(*secret))
-}
-
-/// The token of a root, by its digest in hex, and of a secret's text.
-///
-/// Both come from the cluster's own state. A digest that is not 64 hex digits gives a token that
-/// [`JoinToken::parse`] refuses.
-#[must_use]
-pub fn compose(root_digest_hex: &str, secret_text: &str) -> String {
-    let digest = from_hex(root_digest_hex).map(|digest| to_base36(&digest)).unwrap_or_default();
-    format!("{PREFIX}{digest}-{secret_text}")
-}
-
-/// The secret's text of a token: what stays when the root changes.
-///
-/// # Errors
-/// [`TokenError`] if `token` is none.
-pub fn secret_of(token: &str) -> Result<String, TokenError> {
-    Ok(JoinToken::parse(token)?.secret().to_owned())
 }
 
 /// Whether two tokens (or secrets) are the same, in a time that does not tell where they differ.
@@ -107,23 +88,6 @@ fn is_secret(text: &str) -> bool {
 
 fn is_base36(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase())
-}
-
-/// Big-endian, as Go's `big.Int` writes it, with zeros in front.
-fn to_base36(digest: &[u8; 32]) -> String {
-    let mut rest = *digest;
-    let mut text = [b'0'; DIGEST_LENGTH];
-    for place in text.iter_mut().rev() {
-        let mut remainder = 0_u32;
-        for byte in &mut rest {
-            let value = remainder << 8 | u32::from(*byte);
-            *byte = u8::try_from(value / 36).expect("a remainder below 36 leaves less than 256");
-            remainder = value % 36;
-        }
-        let digit = char::from_digit(remainder, 36).expect("a remainder below 36 is a digit");
-        *place = u8::try_from(digit).expect("digits are ASCII");
-    }
-    text.iter().copied().map(char::from).collect()
 }
 
 /// `None` unless all characters are digits and the number fits into 256 bits.
@@ -147,16 +111,6 @@ fn from_base36(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0_u8; 32];
-    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let digits = digits.filter(|digits| digits.len() == 64)?;
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::try_from(pair[0] << 4 | pair[1]).ok()?;
-    }
-    Some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,22 +126,23 @@ mod tests {
         let read = JoinToken::parse(&token).unwrap();
         assert_eq!(read.root_digest, DIGEST);
         assert_eq!(read.secret(), secret_text(&[1; 16]));
-        assert_eq!(compose(&crate::digest_hex(b""), read.secret()).len(), token.len());
+        let composed = shoal_api::token::compose(&"ab".repeat(32), read.secret());
+        assert_eq!(composed, Some(token));
     }
 
     #[test]
     fn a_digest_is_written_as_one_big_number_with_zeros_in_front() {
         let mut one = [0; 32];
         one[31] = 36;
-        assert_eq!(to_base36(&one), format!("{}10", "0".repeat(48)));
+        assert_eq!(digest_text(&one), format!("{}10", "0".repeat(48)));
         assert_eq!(from_base36(&"z".repeat(50)), None, "more than 256 bits");
-        assert_eq!(from_base36(&to_base36(&[0xff; 32])), Some([0xff; 32]));
+        assert_eq!(from_base36(&digest_text(&[0xff; 32])), Some([0xff; 32]));
     }
 
     #[test]
     fn what_is_no_token_is_refused() {
         let good = JoinToken::new(&DIGEST, &[1; 16]).to_string();
-        let digest = to_base36(&DIGEST);
+        let digest = digest_text(&DIGEST);
         for text in [
             "",
             "SWMTKN-1--",
@@ -201,7 +156,6 @@ mod tests {
             &format!("SWMTKN-1-{digest}-{}", "z".repeat(25)),
             &format!("SWMTKN-1-{digest}-+{}", "0".repeat(24)),
             &format!("SWMTKN-1-{}-{}", "é".repeat(25), "0".repeat(25)),
-            &compose("abc", &secret_text(&[1; 16])),
         ] {
             assert_eq!(JoinToken::parse(text).map(drop), Err(TokenError), "{text}");
         }
@@ -211,9 +165,10 @@ mod tests {
     #[test]
     fn a_secret_survives_a_new_root_and_is_not_shown() {
         let token = JoinToken::new(&DIGEST, &[1; 16]);
-        let secret = secret_of(&token.to_string()).unwrap();
-        assert_eq!(compose(&"ab".repeat(32), &secret), token.to_string());
-        assert!(!format!("{token:?}").contains(&secret));
+        let text = token.to_string();
+        let secret = shoal_api::token::secret_of(&text).unwrap();
+        assert_eq!(shoal_api::token::compose(&"ab".repeat(32), secret), Some(text.clone()));
+        assert!(!format!("{token:?}").contains(secret));
     }
 
     #[test]

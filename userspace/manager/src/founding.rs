@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use prost::Message;
 use shoal_api::time::Timestamp;
+use shoal_api::token::compose;
 use shoal_api::{
     Cluster, ClusterSpec, IssuedCertificate, JoinRequest, JoinTokens, NodeRole, RootCa, SigningCa,
     id,
 };
-use shoal_identity::token::{compose, secret_text};
+use shoal_identity::token::secret_text;
 use shoal_identity::{Csr, Identity, Key, Root, UnlockKey, csr, issue_for};
 use zeroize::Zeroizing;
 
@@ -69,7 +70,10 @@ impl Founding {
         };
         let root = Root::open(&signing, now).map_err(|e| refused(e.to_string()))?;
         let digest = root.digest_hex();
-        let token = || compose(&digest, &secret_text(&rand::random()));
+        let token = || {
+            let secret = secret_text(&rand::random());
+            compose(&digest, &secret).expect("a root's digest is one")
+        };
         let tokens = JoinTokens { worker: token(), manager: token() };
         let root_ca =
             RootCa { signing: Some(signing), digest, tokens: Some(tokens), ..RootCa::default() };
