@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -90,7 +89,8 @@ impl User<'_> {
     /// Asks any host and keeps what may be true from now on.
     fn call(&mut self, args: &[&str], name: &str, wanted: Option<u64>) {
         let hosts = self.cluster.lab.nodes();
-        let host = &hosts[usize::try_from(self.chance.next_u64() % hosts.len() as u64).unwrap()];
+        let at = self.chance.next_u64() % hosts.len() as u64;
+        let host = &hosts[usize::try_from(at).unwrap_or(0)];
         let Ok(output) = self.cluster.lab.shoal_output(host, args) else { return };
         let text = String::from_utf8_lossy(&output.stderr);
         let before = self.known.get(name).cloned().unwrap_or_else(|| vec![None]);
@@ -163,7 +163,7 @@ fn check(cluster: &Cluster, known: &Known) {
 /// Lets users write while `disturb` does its harm again and again.
 fn soak(cluster: &Cluster, seed: u64, mut disturb: impl FnMut(&mut IdSource) -> Result<()>) {
     let stop = AtomicBool::new(false);
-    let trouble = Mutex::new(None);
+    let mut trouble = None;
     let users = std::thread::scope(|scope| {
         let users: Vec<_> = (0..3)
             .map(|number| {
@@ -181,16 +181,19 @@ fn soak(cluster: &Cluster, seed: u64, mut disturb: impl FnMut(&mut IdSource) -> 
         let mut kills = 0;
         while begun.elapsed() < Duration::from_secs(seconds()) {
             if let Err(error) = disturb(&mut chance) {
-                *trouble.lock().unwrap() = Some(error);
+                trouble = Some(error);
                 break;
             }
             kills += 1;
         }
         stop.store(true, Ordering::Relaxed);
         println!("{kills} disturbances in {:?}", begun.elapsed());
-        users.into_iter().map(|user| user.join().unwrap()).collect::<Vec<_>>()
+        let ended = |user: std::thread::ScopedJoinHandle<'_, _>| {
+            user.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        users.into_iter().map(ended).collect::<Vec<_>>()
     });
-    if let Some(error) = trouble.into_inner().unwrap() {
+    if let Some(error) = trouble {
         cluster.must::<()>(Err(error));
     }
     let mut known = Known::new();

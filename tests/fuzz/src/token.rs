@@ -7,7 +7,7 @@ pub fn run(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     if let Ok(read) = JoinToken::parse(text) {
         assert_eq!(read.to_string(), text);
-        assert_eq!(token::secret_of(text).unwrap(), read.secret());
+        assert_eq!(shoal_api::token::secret_of(text), Some(read.secret()));
         assert_eq!(read.secret().len(), 25);
     }
     if let Ok(key) = UnlockKey::parse(text) {
@@ -17,8 +17,9 @@ pub fn run(input: &[u8]) {
         assert_eq!(key.to_string(), text.trim());
     }
     // A root's digest comes from a certificate; a token of anything else is none.
-    let composed = token::compose(text, &token::secret_text(&[7; 16]));
-    assert_eq!(JoinToken::parse(&composed).is_ok(), is_digest(text));
+    let composed = shoal_api::token::compose(text, &token::secret_text(&[7; 16]));
+    assert_eq!(composed.is_some(), is_digest(text));
+    assert!(composed.is_none_or(|composed| JoinToken::parse(&composed).is_ok()));
 }
 
 fn is_digest(text: &str) -> bool {

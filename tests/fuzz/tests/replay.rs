@@ -57,7 +57,10 @@ fn changed_frames_find_nothing() {
 }
 
 fn changed(name: &str) {
-    let target: Target = TARGETS.into_iter().find(|target| target.name == name).unwrap();
+    let target: Target = TARGETS
+        .into_iter()
+        .find(|target| target.name == name)
+        .expect("tests name targets that there are");
     let mut random = IdSource::new(1);
     let seeds = (target.seeds)();
     let end = Instant::now() + TIME;
@@ -72,7 +75,7 @@ fn changed(name: &str) {
             panic!("{name}: run {runs} finds something with {input:02x?}");
         }
         // Some changes are built upon, so that inputs get far from the seeds.
-        if random.next_u64() % 64 == 0 && input.len() < 4096 {
+        if random.next_u64().is_multiple_of(64) && input.len() < 4096 {
             let place = below(&mut random, 256);
             if place < pool.len() && place >= seeds.len() {
                 pool[place] = input;
@@ -111,6 +114,6 @@ fn change(input: &mut Vec<u8>, pool: &[Vec<u8>], random: &mut IdSource) {
 }
 
 fn below(random: &mut IdSource, end: usize) -> usize {
-    let end = u64::try_from(end.max(1)).unwrap();
-    usize::try_from(random.next_u64() % end).unwrap()
+    let end = u64::try_from(end.max(1)).expect("a length is 64 bits");
+    usize::try_from(random.next_u64() % end).expect("it is below a length")
 }
