@@ -75,6 +75,9 @@ pub enum Invalid {
     /// Agents would do nothing else.
     #[error("dispatcher heartbeat period must be a positive duration")]
     Heartbeat,
+    /// No node could keep up, and all would count as down.
+    #[error("dispatcher heartbeat period must be at least 100ms")]
+    HeartbeatTooShort,
     /// Managers would do nothing else.
     #[error("snapshot interval must be at least 1 entry")]
     SnapshotInterval,

@@ -22,6 +22,8 @@ use crate::files::{self, Disk, Os};
 use crate::types::{SnapshotMeta, invalid};
 use crate::vault::Vault;
 
+pub mod older;
+
 /// Name in the state directory.
 pub const FILE: &str = "snapshot";
 const MAGIC: &[u8; 8] = b"SHOALSNP";

@@ -14,10 +14,10 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use parking_lot::RwLock;
 use shoal_control::Store;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use crate::events::Events;
-use crate::snapshot;
+use crate::snapshot::{self, older};
 use crate::types::{LogId, Outcome, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::vault::Vault;
 
@@ -100,18 +100,33 @@ impl StateMachine {
         self.applied.map(|last| last.index)
     }
 
-    /// Seals the snapshot on the disk under the vault's newest key.
+    /// Seals the snapshot on the disk under the vault's newest key, and takes away the older ones,
+    /// which are sealed under others.
     ///
     /// # Errors
     /// The disk refused.
     pub async fn reseal(&self) -> io::Result<()> {
         let _only_one = self.saving.lock().await;
         let (folder, vault) = (self.folder.clone(), self.vault.clone());
-        let again = move || match snapshot::load(&folder, &vault)? {
-            Some(bytes) => snapshot::save(&folder, &vault, &bytes),
-            None => Ok(()),
+        let again = move || {
+            older::prune(&folder, 0)?;
+            match snapshot::load(&folder, &vault)? {
+                Some(bytes) => snapshot::save(&folder, &vault, &bytes),
+                None => Ok(()),
+            }
         };
         tokio::task::spawn_blocking(again).await.map_err(io::Error::other)?
+    }
+
+    /// Takes away all but the newest `count` of the snapshots beside the newest.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub async fn prune_older(&self, count: usize) -> io::Result<()> {
+        let _only_one = self.saving.lock().await;
+        let folder = self.folder.clone();
+        let prune = move || older::prune(&folder, count);
+        tokio::task::spawn_blocking(prune).await.map_err(io::Error::other)?
     }
 
     fn take(&mut self, meta: &SnapshotMeta, store: Store) {
@@ -147,7 +162,20 @@ impl StateMachine {
             return Ok(Ok(()));
         }
         let (folder, vault, copy) = (self.folder.clone(), self.vault.clone(), bytes.clone());
-        let save = move || snapshot::save(&folder, &vault, &copy);
+        let last = self.current.read().as_ref().and_then(|current| current.meta.last_log_id);
+        let keep = older::wanted(&self.view.store()).unwrap_or(0);
+        let save = move || {
+            // The newest counts, the older ones are for whoever looks back.
+            let refused = |what: &str, done: io::Result<()>| {
+                done.unwrap_or_else(|error| warn!(%error, "cannot {what} an older snapshot"));
+            };
+            if let Some(last) = last.filter(|_| keep > 0) {
+                refused("keep", older::keep(&folder, last.index));
+            }
+            snapshot::save(&folder, &vault, &copy)?;
+            refused("take away", older::prune(&folder, keep));
+            Ok(())
+        };
         let written = tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?;
         if written.is_ok() {
             let bytes = Arc::downgrade(bytes);
@@ -258,3 +286,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         Ok(Snapshot { meta: self.meta.clone(), snapshot: bytes })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,7 +86,7 @@ pub enum VaultError {
     /// The disk refused.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
-        /// `read` or `write`.
+        /// `read`, `write`, `create` or `remove`.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -150,12 +150,14 @@ impl Vault {
         Ok(Self::of(path, state))
     }
 
-    /// Opens the folder's vault.
+    /// Opens the folder's vault, and takes away what a crash left of one that was to replace it.
     ///
     /// # Errors
     /// It is locked and no key or another one was given; it is missing or damaged.
     pub fn open(folder: &Path, unlock: Option<&UnlockKey>) -> Result<Self, VaultError> {
         let (path, bytes) = load(folder)?;
+        // A crash while the keys were written may have left them there as they are.
+        Os.remove(&files::beside(&path)).map_err(|e| failed("remove", &files::beside(&path), e))?;
         let (header, body) = bytes.split_at(HEADER.min(bytes.len()));
         let (keys, lock) = if kind(&path, &bytes)? == SEALED {
             let lock = bytes_of(unlock.ok_or(VaultError::Locked)?);

@@ -20,6 +20,10 @@ const LONGEST_PREFIX: u32 = 29;
 /// Shortest: an address is found as an offset in its subnet, and no cluster has more tasks.
 const SHORTEST_PREFIX: u32 = 8;
 
+/// A node is down after three missed heartbeats: with less than this between them a moment's load on
+/// the network or the leader's disk would take every node down.
+const SHORTEST_HEARTBEAT_NS: u64 = 100_000_000;
+
 /// Bytes of a node's description: some names, versions and numbers.
 const MAX_DESCRIPTION_BYTES: usize = 16 << 10;
 
@@ -34,6 +38,9 @@ pub fn cluster_spec(spec: &ClusterSpec) -> Result<(), Invalid> {
     size("cluster", spec.encoded_len())?;
     if spec.dispatcher_heartbeat_ns == Some(0) {
         return Err(Invalid::Heartbeat);
+    }
+    if spec.dispatcher_heartbeat_ns.is_some_and(|period| period < SHORTEST_HEARTBEAT_NS) {
+        return Err(Invalid::HeartbeatTooShort);
     }
     if spec.raft.is_some_and(|raft| raft.snapshot_interval == Some(0)) {
         return Err(Invalid::SnapshotInterval);
@@ -152,6 +159,9 @@ mod tests {
     fn periods_are_not_zero() {
         let text = "dispatcher heartbeat period must be a positive duration";
         check(|spec| spec.dispatcher_heartbeat_ns = Some(0), Err(text));
+        let text = "dispatcher heartbeat period must be at least 100ms";
+        check(|spec| spec.dispatcher_heartbeat_ns = Some(99_999_999), Err(text));
+        check(|spec| spec.dispatcher_heartbeat_ns = Some(100_000_000), Ok(()));
         let raft = crate::RaftSpec { snapshot_interval: Some(0), ..crate::RaftSpec::default() };
         check(|spec| spec.raft = Some(raft), Err("snapshot interval must be at least 1 entry"));
     }

@@ -45,6 +45,19 @@ fn a_locked_vault_opens_with_its_key_and_no_other() {
 }
 
 #[test]
+fn what_a_crash_left_while_it_was_unlocked_is_gone_even_when_no_key_is_given() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(Vault::create(folder.path(), Some(&unlock(1))).unwrap());
+    let rest = folder.path().join("vault.new");
+    for key in [None, Some(unlock(2)), Some(unlock(1))] {
+        fs::write(&rest, b"keys as they are").unwrap();
+        let opened = Vault::open(folder.path(), key.as_ref());
+        assert_eq!(opened.is_ok(), key.is_some_and(|key| key.as_bytes() == &[1; 32]));
+        assert!(!rest.exists());
+    }
+}
+
+#[test]
 fn a_new_lock_brings_a_new_data_key_and_the_old_one_reads_until_it_is_retired() {
     let folder = tempfile::tempdir().unwrap();
     let vault = Vault::create(folder.path(), None).unwrap();
