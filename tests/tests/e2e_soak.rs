@@ -38,6 +38,8 @@ type Known = BTreeMap<String, Vec<Option<u64>>>;
 /// One client with services of its own.
 struct User<'a> {
     cluster: &'a Cluster,
+    /// Made once: no file of it can be written while a task runs from it.
+    image: &'a (String, String),
     number: u64,
     chance: IdSource,
     known: Known,
@@ -78,8 +80,8 @@ impl User<'_> {
             _ if own.len() < 12 => {
                 let name = format!("u{}-{round}", self.number);
                 let create = ["service", "create", "--detach", "--replicas", "1", "--name", &name];
-                let (image, binary) = self.cluster.lab.image().expect("an image");
-                let task = [image.as_str(), &binary, "responder", "--port", "80"];
+                let (image, binary) = &self.image;
+                let task = [image.as_str(), binary, "responder", "--port", "80"];
                 self.call(&[create.as_slice(), &task].concat(), &name, Some(1));
             }
             _ => {}
@@ -162,6 +164,7 @@ fn check(cluster: &Cluster, known: &Known) {
 
 /// Lets users write while `disturb` does its harm again and again.
 fn soak(cluster: &Cluster, seed: u64, mut disturb: impl FnMut(&mut IdSource) -> Result<()>) {
+    let image = &cluster.must(cluster.lab.image());
     let stop = AtomicBool::new(false);
     let mut trouble = None;
     let users = std::thread::scope(|scope| {
@@ -171,7 +174,8 @@ fn soak(cluster: &Cluster, seed: u64, mut disturb: impl FnMut(&mut IdSource) -> 
                 let known = Known::new();
                 let given_up = BTreeSet::new();
                 let (acknowledged, failed) = (0, 0);
-                let user = User { cluster, number, chance, known, given_up, acknowledged, failed };
+                let user =
+                    User { cluster, image, number, chance, known, given_up, acknowledged, failed };
                 let stop = &stop;
                 scope.spawn(move || user.run(stop))
             })
