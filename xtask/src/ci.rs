@@ -24,11 +24,6 @@ pub fn run() -> Result<ExitCode> {
         run_cargo(&[["clippy"].as_slice(), &all].concat())
     })?;
     step("test", || run_cargo(&["run", "--quiet", "--package", "xtask", "--", "test"]))?;
-    step("fuzz", || {
-        // A moment each: a longer search is for whoever changed a reader.
-        let fuzz = ["--", "fuzz", "--seconds", "5"];
-        run_cargo(&[["run", "--quiet", "--package", "xtask"].as_slice(), &fuzz].concat())
-    })?;
     step("demo", || run_cargo(&["run", "--quiet", "--package", "xtask", "--", "demo"]))?;
     Ok(ExitCode::SUCCESS)
 }
